@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Build the lab's image: build.sh TAG LABEL BASE SUITE PACKAGE…
+# From BASE where podman has it or a registry answers, else with mmdebstrap and Debian's packages.
+# Prints one line that says which way it took.
+set -euo pipefail
+cd "$(dirname "$0")"
+tag=$1 label=$2 base=$3 suite=$4
+shift 4
+
+pulled=false
+if podman image exists "$base" || { timeout 120 podman pull --quiet "$base" >/dev/null 2>&1 && pulled=true; }; then
+  podman build --quiet --ulimit "nofile=$(ulimit -Hn):$(ulimit -Hn)" --label "$label=image" --tag "$tag" \
+    --build-arg "BASE=$base" --build-arg "PACKAGES=$*" . >/dev/null
+  # The built image keeps the layers; only the name goes, and only if it came with this run.
+  ! $pulled || podman image rm "$base" >/dev/null
+  echo "built on $base"
+else
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  if ! mmdebstrap --quiet --variant=minbase --include="$(IFS=,; echo "$*")" \
+    --customize-hook='copy-in setup.sh /tmp' \
+    --customize-hook='chroot "$1" sh /tmp/setup.sh' --customize-hook='rm "$1/tmp/setup.sh"' \
+    "$suite" "$work/root.tar" 2>"$work/log"; then
+    tail -n 20 "$work/log" >&2
+    echo "no registry answered for $base, and mmdebstrap could not build $suite" >&2
+    exit 1
+  fi
+  podman import --quiet --change "LABEL $label=image" --change 'CMD ["/sbin/init"]' "$work/root.tar" "$tag" >/dev/null
+  echo "built with mmdebstrap, as no registry answered for $base"
+fi
