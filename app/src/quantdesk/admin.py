@@ -1,0 +1,195 @@
+"""What concerns every user of the cache: statistics, clearing, and who may do so."""
+
+import ipaddress
+import secrets
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import get, post
+from litestar.connection import ASGIConnection
+from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi.spec import Schema
+from litestar.openapi.spec.enums import OpenAPIType
+from redis.asyncio import Redis
+
+from quantdesk.bodies import decode_body, describe_body
+from quantdesk.errors import AnyRequest, Unprocessable
+from quantdesk.gateway import Gateway, RedisRefused, RedisUnavailable, Status
+from quantdesk.settings import Settings
+from quantdesk.state import Services, State
+
+MAX_PATTERN: Final = 256
+
+
+class ClearRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`pattern` is a glob on what follows the environment's prefix, such as `price:*`."""
+
+    pattern: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PATTERN)]
+
+
+class Cleared(msgspec.Struct, frozen=True):
+    """How many entries of the cache kinds the pattern removed."""
+
+    pattern: str
+    cleared: int
+
+
+class ClearAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a clear."""
+
+    success: bool = True
+    data: Cleared
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The answer of an operation that has nothing to tell."""
+
+    success: bool = True
+
+
+class CacheStats(msgspec.Struct, frozen=True, rename="camel"):
+    """Counts since the start or the last reset. `hit_ratio` in percent, 0 before any read."""
+
+    hits: int
+    misses: int
+    errors: int
+    sets: int
+    hit_ratio: float
+    total_requests: int
+
+
+class RedisStats(msgspec.Struct, frozen=True, rename="camel"):
+    """`latency` in milliseconds, memory in bytes; null where Redis does not tell."""
+
+    status: Status
+    latency: float | None
+    available: bool
+    used_memory: int | None
+    max_memory: int | None
+
+
+class StatsData(msgspec.Struct, frozen=True):
+    """The statistics of one instance."""
+
+    instance: str
+    cache: CacheStats
+    redis: RedisStats
+
+
+class StatsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of the statistics route."""
+
+    success: bool = True
+    data: StatsData
+
+
+_clear_decoder = msgspec.json.Decoder(ClearRequest)
+
+_CLEAR_SCHEMA: Final = Schema(
+    type=OpenAPIType.OBJECT,
+    required=["pattern"],
+    properties={
+        "pattern": Schema(
+            type=OpenAPIType.STRING,
+            min_length=1,
+            max_length=MAX_PATTERN,
+            description="A glob on the keys of prices, portfolios and orders, such as price:*",
+        )
+    },
+)
+
+
+def require_admin(
+    connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
+) -> None:
+    """Let pass whoever shows the admin token; without one configured, local callers only.
+
+    Raises:
+        NotAuthorizedException: the token is missing or wrong (401).
+        PermissionDeniedException: none is configured, and the caller is not local or this is
+            production (403).
+    """
+    services: State = connection.app.state.services
+    settings: Settings = services.settings
+    if settings.admin_token is None:
+        if settings.production or not _is_local(connection):
+            raise PermissionDeniedException("No admin token is configured")
+        return
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    expected = settings.admin_token.reveal().encode()
+    # Compared in constant time, so that the time of an answer tells nothing about the token.
+    if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip().encode(), expected):
+        raise NotAuthorizedException(
+            "A valid admin token is required", headers={"WWW-Authenticate": "Bearer"}
+        )
+
+
+def _is_local(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
+    # Behind a proxy on this host every caller seems local.
+    if {"forwarded", "x-forwarded-for", "x-real-ip"} & set(connection.headers.keys()):
+        return False
+    if connection.client is None:
+        return False
+    try:
+        return ipaddress.ip_address(connection.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+@get("/api/redis/stats")
+async def stats(services: Services) -> StatsAnswer:
+    """Answer with this instance's counts and Redis' memory."""
+    counts = services.cache.stats.current
+    used, limit = await _memory(services.gateway)
+    health = services.gateway.health
+    return StatsAnswer(
+        data=StatsData(
+            instance=services.instance,
+            cache=CacheStats(
+                hits=counts.hits,
+                misses=counts.misses,
+                errors=counts.errors,
+                sets=counts.sets,
+                hit_ratio=round(100 * (counts.ratio or 0.0), 2),
+                total_requests=counts.requests,
+            ),
+            redis=RedisStats(health.status, health.latency, health.available, used, limit),
+        )
+    )
+
+
+@post(
+    "/api/redis/clear",
+    guards=[require_admin],
+    operation_class=describe_body(_CLEAR_SCHEMA),
+    status_code=200,
+)
+async def clear(request: AnyRequest, services: Services) -> ClearAnswer:
+    """Remove the cached prices, portfolios and orders that a pattern matches, nothing else."""
+    pattern = (await decode_body(request, _clear_decoder)).pattern
+    if not pattern.isprintable():
+        raise Unprocessable("The pattern must not contain control characters")
+    return ClearAnswer(data=Cleared(pattern, await services.cache.clear(pattern)))
+
+
+@post("/api/redis/reset-stats", guards=[require_admin], status_code=200)
+async def reset_stats(services: Services) -> Done:
+    """Count anew here, and on the other instances as far as Redis reaches them."""
+    services.cache.stats.reset()
+    await services.bus.announce("reset-stats")
+    return Done()
+
+
+async def _memory(gateway: Gateway) -> tuple[int | None, int | None]:
+    async def info(redis: Redis) -> dict[str, Any]:
+        return await redis.info("memory")
+
+    try:
+        memory = await gateway.run(info)
+    except (RedisUnavailable, RedisRefused):
+        return None, None
+    return memory.get("used_memory"), memory.get("maxmemory")
+
+
+handlers: Final[list[Any]] = [stats, clear, reset_stats]

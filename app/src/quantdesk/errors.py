@@ -1,0 +1,69 @@
+"""Errors as callers see them: one JSON shape, and nothing of the inside."""
+
+import logging
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from sqlalchemy.exc import SQLAlchemyError
+
+from quantdesk.gateway import RedisRefused, RedisUnavailable
+
+log = logging.getLogger(__name__)
+
+AnyRequest = Request[Any, Any, Any]
+
+_CODES: Final = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    422: "unprocessable",
+    503: "unavailable",
+}
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """`code` is for programs, `message` for people."""
+
+    code: str
+    message: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every error."""
+
+    success: bool = False
+    error: ErrorDetail
+
+
+class Unprocessable(HTTPException):
+    """The request is well formed, but not acceptable (422)."""
+
+    status_code = 422
+
+
+def handle_error(request: AnyRequest, error: Exception) -> Response[ErrorBody]:
+    """Turn whatever a handler raised into a response."""
+    headers: dict[str, str] = {}
+    match error:
+        case ValidationException():
+            status, message = 422, error.detail
+        case HTTPException() if error.status_code < 500:
+            status, message = error.status_code, error.detail
+            headers = dict(error.headers or {})
+        case SQLAlchemyError():
+            status, message = 503, "The database is not available"
+            log.error("Database failed", extra={"reason": type(error).__name__})
+        case RedisUnavailable() | RedisRefused():
+            status, message = 503, "Redis is not available"
+        case _:
+            status, message = 500, "Internal server error"
+            log.error("Request failed", exc_info=error, extra={"method": request.method})
+    code = _CODES.get(status) or HTTPStatus(status).name.lower()
+    body = ErrorBody(error=ErrorDetail(code, message))
+    return Response(body, status_code=status, headers=headers, media_type="application/json")

@@ -1,0 +1,153 @@
+"""Prices over HTTP: what counts as one, and the two routes."""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Response, get, put
+from litestar.exceptions import NotFoundException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Schema
+from litestar.openapi.spec.enums import OpenAPIType
+from litestar.params import PathParameter
+
+from quantdesk.admin import require_admin
+from quantdesk.bodies import decode_body, describe_body
+from quantdesk.database import Price
+from quantdesk.errors import AnyRequest, ErrorBody, Unprocessable
+from quantdesk.state import Services
+
+SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}", re.ASCII)
+INTEGER_DIGITS: Final = 20
+FRACTION_DIGITS: Final = 18
+
+_PLAIN: Final = re.compile(r"[0-9]{1,64}(?:\.[0-9]{1,64})?", re.ASCII)
+_JSON_NUMBER: Final = re.compile(r"-?[0-9]{1,64}(?:\.[0-9]{1,64})?(?:[eE][+-]?[0-9]{1,3})?")
+
+# Described here, but checked below: the framework's own check would let a trailing newline pass.
+SymbolPath = Annotated[
+    str,
+    PathParameter(description="A symbol", schema_extra={"pattern": f"^{SYMBOL.pattern}$"}),
+]
+
+
+class PriceUpdate(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a price's write. The value stays raw so that no float comes in between."""
+
+    price: msgspec.Raw
+
+
+class PriceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A price, read or written."""
+
+    success: bool = True
+    data: Price
+
+
+_update_decoder = msgspec.json.Decoder(PriceUpdate)
+_price_decoder = msgspec.json.Decoder(Price)
+
+
+def parse_price(raw: bytes) -> Decimal:
+    """Return the price in a JSON value: a number, or a string in plain decimal notation.
+
+    Both are taken digit by digit, never as a float.
+
+    Raises:
+        ValueError: it is neither, not positive, or has more than INTEGER_DIGITS digits before
+            or FRACTION_DIGITS behind the point.
+    """
+    if raw.startswith(b'"'):
+        text, form = msgspec.json.decode(raw, type=str), _PLAIN
+    else:
+        text, form = raw.decode(), _JSON_NUMBER
+    if not form.fullmatch(text):
+        raise ValueError('The price must be a number, or a string such as "50000.10"')
+    price = Decimal(text)
+    _, digits, exponent = price.as_tuple()
+    if price <= 0 or not isinstance(exponent, int):
+        raise ValueError("The price must be greater than 0")
+    if -exponent > FRACTION_DIGITS:
+        raise ValueError(f"The price must have at most {FRACTION_DIGITS} decimal places")
+    if len(digits) + exponent > INTEGER_DIGITS:
+        raise ValueError(f"The price must have at most {INTEGER_DIGITS} digits before the point")
+    return price
+
+
+_UPDATE_SCHEMA: Final = Schema(
+    type=OpenAPIType.OBJECT,
+    required=["price"],
+    properties={
+        "price": Schema(
+            one_of=[
+                Schema(type=OpenAPIType.STRING, pattern=r"^\d{1,20}(\.\d{1,18})?$"),
+                Schema(type=OpenAPIType.NUMBER, exclusive_minimum=0),
+            ],
+            description="Greater than 0; at most 20 digits before and 18 behind the point",
+        )
+    },
+)
+
+
+def _error(description: str) -> ResponseSpec:
+    return ResponseSpec(ErrorBody, generate_examples=False, description=description)
+
+
+_READ_ERRORS: Final = {
+    404: _error("The symbol has no price"),
+    422: _error("The symbol is not one"),
+    503: _error("The database is not available"),
+}
+_WRITE_ERRORS: Final = {
+    400: _error("The body is not JSON"),
+    401: _error("The token is missing or wrong"),
+    403: _error("No token is configured and the caller is not local"),
+    413: _error("The body is too large"),
+    422: _error("The symbol is not one, or the price is not acceptable"),
+    503: _error("The database is not available"),
+}
+
+
+def _checked(symbol: str) -> str:
+    if not SYMBOL.fullmatch(symbol):
+        raise Unprocessable(f"The symbol must match {SYMBOL.pattern}")
+    return symbol
+
+
+@get("/api/prices/{symbol:str}", responses=_READ_ERRORS)
+async def read_price(symbol: SymbolPath, services: Services) -> Response[PriceAnswer]:
+    """Answer with the latest price; X-Cache tells whether it came from Redis."""
+    _checked(symbol)
+    lookup = await services.cache.read(
+        services.cache.key("price", symbol),
+        services.settings.ttl.price,
+        _price_decoder,
+        lambda: services.database.price(symbol),
+    )
+    headers = {"X-Cache": lookup.outcome.value}
+    if lookup.value is None:
+        raise NotFoundException("The symbol has no price", headers=headers)
+    return Response(PriceAnswer(data=lookup.value), headers=headers)
+
+
+@put(
+    "/api/prices/{symbol:str}",
+    guards=[require_admin],
+    operation_class=describe_body(_UPDATE_SCHEMA),
+    responses=_WRITE_ERRORS,
+)
+async def write_price(symbol: SymbolPath, request: AnyRequest, services: Services) -> PriceAnswer:
+    """Write a price: to the database first, then the cached entry is removed."""
+    _checked(symbol)
+    update = await decode_body(request, _update_decoder)
+    try:
+        value = parse_price(bytes(update.price))
+    except ValueError as error:
+        raise Unprocessable(str(error)) from None
+    price = await services.database.set_price(symbol, value)
+    await services.cache.invalidate(services.cache.key("price", symbol))
+    return PriceAnswer(data=price)
+
+
+handlers: Final[list[Any]] = [read_price, write_price]

@@ -1,0 +1,456 @@
+"""Settings: read from the environment once, checked as a whole, then immutable."""
+
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit
+
+AppEnv = Literal["development", "test", "production"]
+LogFormat = Literal["json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
+_Choice = TypeVar("_Choice", bound=str)
+
+MIN_PRODUCTION_TOKEN: Final = 16
+HIDDEN: Final = "(hidden)"
+
+_APP_ENVS: Final[tuple[AppEnv, ...]] = ("development", "test", "production")
+_LOG_FORMATS: Final[tuple[LogFormat, ...]] = ("json", "text")
+_LOG_LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error", "critical")
+_BOOLEANS: Final = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+_PERIODS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+
+# A colon would let one environment's keys look like another's below `qd:`.
+_ENV_NAME: Final = re.compile(r"[!-9;-~]{1,64}", re.ASCII)
+_HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
+_TOKEN: Final = re.compile(r"[!-~]+", re.ASCII)
+_RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)", re.ASCII)
+
+
+class Secret:
+    """A string that shows itself only when asked to by name."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret in clear."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret({HIDDEN!r})"
+
+    def __str__(self) -> str:
+        return HIDDEN
+
+
+class SettingsError(Exception):
+    """The environment does not make valid settings; its text lists every problem, no secret."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        count = "1 setting is" if len(problems) == 1 else f"{len(problems)} settings are"
+        super().__init__(
+            "\n".join([f"quantdesk cannot start, {count} wrong:", *(f"  {p}" for p in problems)])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """Where Redis is and how to reach it. Timeouts in seconds."""
+
+    host: str
+    port: int
+    database: int
+    username: str | None
+    password: Secret | None
+    tls: bool
+    ca_file: Path | None
+    cert_file: Path | None
+    key_file: Path | None
+    connect_timeout: float
+    command_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheTtls:
+    """How long an entry of each kind lives, in seconds."""
+
+    price: int
+    portfolio: int
+    order: int
+    session: int
+    presence: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How many requests a client may make in a period of so many seconds."""
+
+    requests: int
+    period: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that the environment decides. `redis` is None when Redis is disabled."""
+
+    redis: RedisSettings | None
+    env_name: str
+    app_env: AppEnv
+    host: str
+    port: int
+    database_url: str = field(repr=False)
+    admin_token: Secret | None
+    ttl: CacheTtls
+    rate_limit: RateLimit
+    log_level: LogLevel
+    log_format: LogFormat
+
+    @property
+    def production(self) -> bool:
+        """Whether unsafe settings are errors and answers are closed by default."""
+        return self.app_env == "production"
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Read settings from `environ`, where an empty value counts as not set.
+
+    Raises:
+        SettingsError: with every problem at once.
+    """
+    reader = _Reader(environ)
+    app_env = reader.choice(
+        "APP_ENV" if reader.text("APP_ENV") else "NODE_ENV", "development", _APP_ENVS
+    )
+    settings = Settings(
+        redis=_redis(reader),
+        env_name=reader.matching(
+            "ENV_NAME", "development", _ENV_NAME, "1 to 64 visible ASCII characters without a colon"
+        ),
+        app_env=app_env,
+        host=_host(reader),
+        port=reader.integer("PORT", 3002, 1, 65535),
+        database_url=_database_url(reader),
+        admin_token=_admin_token(reader, app_env),
+        ttl=CacheTtls(
+            price=_ttl(reader, "PRICE", 1),
+            portfolio=_ttl(reader, "PORTFOLIO", 5),
+            order=_ttl(reader, "ORDER", 2),
+            session=_ttl(reader, "SESSION", 3600),
+            presence=_ttl(reader, "PRESENCE", 65),
+        ),
+        rate_limit=_rate_limit(reader),
+        log_level=reader.choice("LOG_LEVEL", "info", _LOG_LEVELS),
+        log_format=reader.choice(
+            "LOG_FORMAT", "json" if app_env == "production" else "text", _LOG_FORMATS
+        ),
+    )
+    if settings.production and settings.redis is not None:
+        _check_production_redis(reader, settings.redis)
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return settings
+
+
+class _Reader:
+    """Takes values from the environment and collects what is wrong with them.
+
+    After a problem a stand-in is returned, so that the remaining values are still checked.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def problem(self, name: str, found: str, expected: str) -> None:
+        self.problems.append(f"{name}: found {found}, expected {expected}")
+
+    def text(self, name: str) -> str | None:
+        return self._environ.get(name, "").strip() or None
+
+    def choice(self, name: str, default: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
+        value = self.text(name)
+        if value is None:
+            return default
+        for choice in choices:
+            if value == choice:
+                return choice
+        self.problem(name, _shown(value), f"one of {', '.join(choices)}")
+        return default
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        value = self.text(name)
+        if value is None:
+            return default
+        if value.isascii() and value.isdigit() and len(value) < 12 and low <= int(value) <= high:
+            return int(value)
+        self.problem(name, _shown(value), f"a whole number from {low} to {high}")
+        return default
+
+    def matching(self, name: str, default: str, pattern: re.Pattern[str], expected: str) -> str:
+        value = self.text(name)
+        if value is None:
+            return default
+        if pattern.fullmatch(value):
+            return value
+        self.problem(name, _shown(value), expected)
+        return default
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self.text(name)
+        if value is None:
+            return default
+        if value.lower() in _BOOLEANS:
+            return _BOOLEANS[value.lower()]
+        self.problem(name, _shown(value), "true or false")
+        return default
+
+    def secret(self, name: str) -> Secret | None:
+        """Read a secret from `name`, or from the file that `name`_FILE names."""
+        value = self._environ.get(name) or None
+        file_name = f"{name}_FILE"
+        path = self.text(file_name)
+        if path is None:
+            return None if value is None else Secret(value)
+        if value is not None:
+            self.problem(file_name, _shown(path), f"only one of {name} and {file_name}")
+            return Secret(value)
+        try:
+            content = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            self.problem(file_name, f"{_shown(path)} ({_why(error)})", "a readable UTF-8 file")
+            return None
+        if not content:
+            self.problem(file_name, f"{_shown(path)} (empty)", "a file that holds the secret")
+            return None
+        return Secret(content)
+
+    def file(self, name: str) -> Path | None:
+        value = self.text(name)
+        if value is None:
+            return None
+        try:
+            with Path(value).open("rb"):
+                return Path(value)
+        except (OSError, ValueError) as error:
+            self.problem(name, f"{_shown(value)} ({_why(error)})", "a readable file")
+            return None
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 80 else f"{value[:77]}...")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
+
+
+def _ttl(reader: _Reader, kind: str, default: int) -> int:
+    return reader.integer(f"CACHE_TTL_{kind}", default, 1, 31_536_000)
+
+
+def _rate_limit(reader: _Reader) -> RateLimit:
+    value = reader.matching(
+        "RATE_LIMIT", "100/minute", _RATE, "a number, a slash and second, minute, hour or day"
+    )
+    requests, period = value.split("/")
+    return RateLimit(int(requests), _PERIODS[period])
+
+
+def _host(reader: _Reader) -> str:
+    value = reader.text("HOST")
+    if value is None:
+        return "127.0.0.1"
+    if _ip(value) is None and not _HOST_NAME.fullmatch(value):
+        reader.problem("HOST", _shown(value), "an IP address or a host name to listen on")
+    return value
+
+
+def _admin_token(reader: _Reader, app_env: AppEnv) -> Secret | None:
+    token = reader.secret("ADMIN_TOKEN")
+    if token is None:
+        return None
+    if not _TOKEN.fullmatch(token.reveal()):
+        reader.problem("ADMIN_TOKEN", HIDDEN, "visible ASCII characters without spaces")
+    elif app_env == "production" and len(token.reveal()) < MIN_PRODUCTION_TOKEN:
+        reader.problem(
+            "ADMIN_TOKEN",
+            f"{HIDDEN}, {len(token.reveal())} characters",
+            f"at least {MIN_PRODUCTION_TOKEN} characters in production",
+        )
+    return token
+
+
+def _redis(reader: _Reader) -> RedisSettings | None:
+    password = reader.secret("REDIS_PASSWORD")
+    username = reader.text("REDIS_USERNAME")
+    tls = reader.boolean("REDIS_TLS", False)
+    connect_timeout = reader.integer("REDIS_CONNECT_TIMEOUT", 5000, 1, 60_000) / 1000
+    command_timeout = reader.integer("REDIS_COMMAND_TIMEOUT", 5000, 1, 60_000) / 1000
+    ca_file, cert_file, key_file = _tls_files(reader)
+    url = _redis_url(reader)
+    if url is None or url.hostname is None:
+        return None
+    if password is None and url.password:
+        password = Secret(unquote(url.password))
+    if username is None and url.username:
+        username = unquote(url.username)
+    if username is not None and password is None:
+        reader.problem("REDIS_PASSWORD", "nothing", "the password of the user that is configured")
+    return RedisSettings(
+        host=url.hostname,
+        port=url.port or 6379,
+        database=int(url.path.strip("/") or 0),
+        username=username,
+        password=password,
+        tls=tls or url.scheme == "rediss",
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+        connect_timeout=connect_timeout,
+        command_timeout=command_timeout,
+    )
+
+
+def _redis_url(reader: _Reader) -> SplitResult | None:
+    value = reader.text("REDIS_URL")
+    if value is None:
+        return None
+    expected = (
+        "redis:// or rediss://, then [user:password@]host[:port][/database], "
+        "with special characters percent-encoded"
+    )
+    try:
+        url = urlsplit(value)
+        well_formed = (
+            url.scheme in ("redis", "rediss")
+            and value.isprintable()
+            and " " not in value
+            and bool(url.hostname)
+            and (_ip(url.hostname or "") is not None or _HOST_NAME.fullmatch(url.hostname or ""))
+            and url.port != 0
+            and re.fullmatch(r"/?|/[0-9]{1,5}", url.path, re.ASCII)
+            and not url.query
+            and not url.fragment
+        )
+    except ValueError:
+        well_formed = False
+    if well_formed:
+        return url
+    # What is malformed can hold a password anywhere, so only a known scheme is repeated.
+    scheme = re.match(r"(?:rediss?|https?|unix)://", value)
+    reader.problem("REDIS_URL", f"{scheme.group() if scheme else ''}{HIDDEN}", expected)
+    return None
+
+
+def _tls_files(reader: _Reader) -> tuple[Path | None, Path | None, Path | None]:
+    ca_file = reader.file("REDIS_CA_FILE")
+    cert_file = reader.file("REDIS_CERT_FILE")
+    key_file = reader.file("REDIS_KEY_FILE")
+    has_cert, has_key = reader.text("REDIS_CERT_FILE"), reader.text("REDIS_KEY_FILE")
+    if has_cert and not has_key:
+        reader.problem("REDIS_KEY_FILE", "nothing", "the key of the certificate in REDIS_CERT_FILE")
+    if has_key and not has_cert:
+        reader.problem("REDIS_CERT_FILE", "nothing", "the certificate of the key in REDIS_KEY_FILE")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except ssl.SSLError:
+            reader.problem("REDIS_CA_FILE", _shown(str(ca_file)), "certificates in PEM form")
+    if cert_file is not None and key_file is not None:
+        try:
+            # An empty passphrase: an encrypted key must fail here, not ask on the terminal.
+            context.load_cert_chain(cert_file, key_file, password="")
+        except ssl.SSLError:
+            reader.problem(
+                "REDIS_CERT_FILE",
+                _shown(str(cert_file)),
+                "a PEM certificate whose unencrypted key is in REDIS_KEY_FILE",
+            )
+    return ca_file, cert_file, key_file
+
+
+def _check_production_redis(reader: _Reader, redis: RedisSettings) -> None:
+    if _is_loopback(redis.host):
+        return
+    if not redis.tls:
+        reader.problem(
+            "REDIS_URL",
+            f"redis://{HIDDEN}@{redis.host}" if redis.password else f"redis://{redis.host}",
+            "rediss:// (or REDIS_TLS=true) in production, unless Redis is on this host",
+        )
+    if redis.password is None and redis.cert_file is None:
+        reader.problem(
+            "REDIS_PASSWORD",
+            "nothing",
+            "a password or a client certificate in production, unless Redis is on this host",
+        )
+
+
+def _database_url(reader: _Reader) -> str:
+    prefix = "sqlite+aiosqlite:///"
+    value = reader.text("DATABASE_URL")
+    if value is None:
+        path = _state_directory(reader) / "quantdesk.db"
+        return f"{prefix}{path}"
+    match = re.fullmatch(r"sqlite(?:\+aiosqlite)?:///([^?#]+)", value)
+    if match is None:
+        scheme = re.match(r"(?:sqlite|postgresql|postgres|mysql)(?:\+[a-z0-9]+)?://", value)
+        reader.problem(
+            "DATABASE_URL",
+            f"{scheme.group() if scheme else ''}{HIDDEN}",
+            "sqlite+aiosqlite:///FILE",
+        )
+        return value
+    path = Path(match.group(1))
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK) or path.is_dir():
+        reader.problem("DATABASE_URL", _shown(value), "a file in a folder that can be written to")
+    return f"{prefix}{path}"
+
+
+def _state_directory(reader: _Reader) -> Path:
+    # systemd separates several state directories with colons; the first is the unit's own.
+    systemd = (reader.text("STATE_DIRECTORY") or "").split(":")[0]
+    name = "STATE_DIRECTORY" if systemd else "DATABASE_URL"
+    base = reader.text("XDG_STATE_HOME")
+    path = Path()
+    try:
+        path = Path(systemd) if systemd else _user_state(base)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK)
+    except (OSError, RuntimeError) as error:
+        reader.problem(name, f"{_shown(str(path))} ({_why(error)})", "a folder to keep data in")
+        return path
+    if not writable:
+        reader.problem(name, f"{_shown(str(path))} (not writable)", "a folder to keep data in")
+    return path
+
+
+def _user_state(base: str | None) -> Path:
+    return (Path(base) if base else Path.home() / ".local" / "state") / "quantdesk"
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    address = _ip(host)
+    return host == "localhost" if address is None else address.is_loopback

@@ -1,0 +1,213 @@
+"""Real servers for the tests: Redis with and without TLS, and the application over HTTP."""
+
+import asyncio
+import logging
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from quantdesk.app import Application, create_app
+from quantdesk.settings import load_settings
+
+TOKEN = "a-token-for-the-tests"
+AUTH = {"Authorization": f"Bearer {TOKEN}"}
+BINARY_DEBIAN = Path("/usr/bin/redis-check-rdb")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def redis_binary() -> Iterator[str]:
+    found = shutil.which("redis-server")
+    if found:
+        yield found
+        return
+    if not BINARY_DEBIAN.exists():
+        pytest.fail("no redis-server: install Debian's redis-server, or redis-tools, or Redis 7")
+    with tempfile.TemporaryDirectory() as folder:
+        # Redis' binaries are one file, which takes its role from the name it is run under.
+        link = Path(folder) / "redis-server"
+        link.symlink_to(BINARY_DEBIAN)
+        yield str(link)
+
+
+class Server:
+    """A redis-server of its own on a loopback port, which tests may end and start again."""
+
+    def __init__(self, binary: str, folder: Path, *options: str, tls: bool = False) -> None:
+        self.port = free_port()
+        self._binary = binary
+        self._folder = folder
+        self._options = options
+        self._tls = tls
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self, *options: str) -> None:
+        ports = ["--tls-port" if self._tls else "--port", str(self.port)]
+        if self._tls:
+            ports += ["--port", "0"]
+        self._process = subprocess.Popen(
+            [self._binary, *ports, "--bind", "127.0.0.1", "--save", "", *self._options, *options],
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.01)
+        raise AssertionError("redis-server did not start")
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def client(self, password: str | None = None) -> Redis:
+        return Redis(port=self.port, password=password, retry=Retry(NoBackoff(), 0))
+
+
+@pytest.fixture
+def make_redis(redis_binary: str, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def make(*options: str, tls: bool = False) -> Server:
+        server = Server(redis_binary, tmp_path, *options, tls=tls)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def redis_server(make_redis: Callable[..., Server]) -> Server:
+    return make_redis()
+
+
+@pytest.fixture
+def raw(redis_server: Server) -> Iterator[Redis]:
+    with redis_server.client() as client:
+        yield client
+
+
+class Running:
+    """The application, opened, with a client that calls it from a loopback address."""
+
+    def __init__(self, app: Application, client: httpx.AsyncClient) -> None:
+        self.app = app
+        self.services = app.services
+        self.client = client
+
+    async def get(self, path: str) -> httpx.Response:
+        return await self.client.get(path)
+
+    async def put_price(self, symbol: str, price: object) -> httpx.Response:
+        return await self.client.put(f"/api/prices/{symbol}", json={"price": price}, headers=AUTH)
+
+    async def until_available(self, available: bool, seconds: float = 2.0) -> float:
+        started = time.monotonic()
+        await until(lambda: self.services.gateway.available is available, seconds)
+        return time.monotonic() - started
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Start applications on one database; they are closed when the test ends."""
+    stack: list[tuple[asyncio.Task[None], asyncio.Event]] = []
+
+    async def run(opened: asyncio.Future[Running], end: asyncio.Event, **env: str) -> None:
+        async with running(tmp_path, **env) as app:
+            opened.set_result(app)
+            await end.wait()
+
+    async def make(redis: Server | str | None = None, **env: str) -> Running:
+        if redis is not None:
+            env["REDIS_URL"] = redis if isinstance(redis, str) else redis.url
+        opened: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
+        end = asyncio.Event()
+        task = asyncio.create_task(run(opened, end, **env))
+        stack.append((task, end))
+        waits: set[asyncio.Future[Any]] = {task, opened}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        return opened.result()
+
+    yield make
+    for task, end in reversed(stack):
+        end.set()
+        await task
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, client_host: str = "127.0.0.1", **env: str
+) -> AsyncIterator[Running]:
+    settings = load_settings(
+        {"DATABASE_URL": f"sqlite+aiosqlite:///{folder}/quantdesk.db", "ADMIN_TOKEN": TOKEN, **env}
+    )
+    app = create_app(settings)
+    async with app.services.running():
+        transport = httpx.ASGITransport(app, client=(client_host, 50000))  # type: ignore[arg-type]  # httpx' types know plain dicts only
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield Running(app, client)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Poll until `condition` holds; fail after so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not condition():  # noqa: ASYNC110  # what is polled is another process
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds} s") from None
+
+
+def command(client: Redis, *words: str) -> object:
+    """Run a command that redis-py has no typed method for."""
+    return client.execute_command(*words)  # type: ignore[no-untyped-call]  # untyped in redis-py
+
+
+def state_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says about changes between Redis' presence and absence."""
+    changes = ("Redis connected", "Redis connection failed, continuing without Redis")
+    return [r.getMessage() for r in caplog.records if r.getMessage() in changes]
+
+
+@pytest.fixture(autouse=True)
+def _log_everything(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="quantdesk")

@@ -1,0 +1,329 @@
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+from sqlalchemy import event
+
+from conftest import AUTH, Running, Server, Start, until
+from quantdesk.database import Price
+from quantdesk.prices import parse_price
+
+KEY = "qd:development:price:BTC-USD"
+
+
+@contextmanager
+def selects(app: Running) -> Iterator[list[str]]:
+    """Collect the SELECTs that reach the database."""
+    seen: list[str] = []
+
+    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT"):
+            seen.append(statement)
+
+    engine = app.services.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+def calls(raw: Redis, command: str) -> int:
+    stats = raw.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ('"50000.10"', "50000.10"),
+        ("50000.10", "50000.10"),
+        ("0.1", "0.1"),
+        ("12345678901234567890.123456789012345678", "12345678901234567890.123456789012345678"),
+        ("1e3", "1000"),
+        ("1.5E-7", "0.00000015"),
+        ('"0.000000000000000001"', "0.000000000000000001"),
+    ],
+)
+async def test_price_is_kept_exactly(start: Start, sent: str, kept: str) -> None:
+    app = await start()
+    written = await app.client.put(
+        "/api/prices/BTC-USD", content=f'{{"price": {sent}}}', headers=AUTH
+    )
+    assert written.status_code == 200
+    read = await app.get("/api/prices/BTC-USD")
+    assert read.json() == written.json()
+    assert read.json()["success"] is True
+    assert read.json()["data"]["price"] == kept
+    assert read.json()["data"]["symbol"] == "BTC-USD"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("", 422),
+        ("{", 400),
+        ('{"price": NaN}', 400),
+        ('{"price": Infinity}', 400),
+        (b'{"price": "\xff"}', 400),
+        ("[" * 60000, 422),
+        ('{"price": ' + "[" * 60000, 400),
+        ("[]", 422),
+        ("null", 422),
+        ("{}", 422),
+        ('{"price": null}', 422),
+        ('{"price": true}', 422),
+        ('{"price": [1]}', 422),
+        ('{"price": {"a": 1}}', 422),
+        ('{"price": 0}', 422),
+        ('{"price": 0e5}', 422),
+        ('{"price": -1}', 422),
+        ('{"price": 1e999}', 422),
+        ('{"price": 1e-99}', 422),
+        ('{"price": 100000000000000000000}', 422),
+        ('{"price": "NaN"}', 422),
+        ('{"price": "Infinity"}', 422),
+        ('{"price": "-1"}', 422),
+        ('{"price": "1e3"}', 422),
+        ('{"price": "1_000"}', 422),
+        ('{"price": " 1"}', 422),
+        ('{"price": "1\\n"}', 422),
+        ('{"price": "\uff11\uff12"}', 422),
+        ('{"price": "0.0"}', 422),
+        ('{"price": ""}', 422),
+        (r'{"price": "\ud800"}', 400),
+        (r'{"price": "\x"}', 400),
+        ('{"price": "50,000"}', 422),
+        ('{"price": 1, "other": 2}', 422),
+        ('{"price": "' + "1" * 65536 + '"}', 413),
+    ],
+)
+async def test_unacceptable_body_is_refused(start: Start, body: str | bytes, status: int) -> None:
+    app = await start()
+    answer = await app.client.put("/api/prices/BTC-USD", content=body, headers=AUTH)
+    assert answer.status_code == status
+    assert answer.json()["success"] is False
+    assert set(answer.json()["error"]) == {"code", "message"}
+    assert (await app.get("/api/prices/BTC-USD")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "symbol", ["btc", "-BTC", ".BTC", "A" * 33, "BTC%00", "BTC%0A", "BTC*", "BTC:USD", "ÄÖ", "%FF"]
+)
+async def test_unacceptable_symbol_is_refused(start: Start, symbol: str) -> None:
+    app = await start()
+    assert (await app.get(f"/api/prices/{symbol}")).status_code == 422
+    assert (await app.put_price(symbol, 1)).status_code == 422
+
+
+@pytest.mark.parametrize("symbol", ["A", "0", "BTC-USD", "BRK.B", "A_B", "A" * 32])
+async def test_acceptable_symbol(start: Start, symbol: str) -> None:
+    app = await start()
+    assert (await app.put_price(symbol, 1)).status_code == 200
+    assert (await app.get(f"/api/prices/{symbol}")).json()["data"]["symbol"] == symbol
+
+
+@given(
+    st.decimals(min_value=Decimal("1e-18"), max_value=Decimal("99999999999999999999"), places=18)
+)
+def test_plain_decimals_survive_the_way_through_json(price: Decimal) -> None:
+    text = format(price, "f")
+    assert format(parse_price(json.dumps(text).encode()), "f") == text
+    assert format(parse_price(text.encode()), "f") == text
+
+
+@given(st.text(max_size=40))
+def test_strings_become_positive_finite_decimals_or_are_refused(text: str) -> None:
+    try:
+        price = parse_price(json.dumps(text).encode())
+    except ValueError:
+        return
+    assert price.is_finite()
+    assert price > 0
+    assert set(text) <= set("0123456789.")
+
+
+async def test_first_read_misses_and_the_second_hits(
+    start: Start, redis_server: Server, raw: Redis
+) -> None:
+    app = await start(redis_server, CACHE_TTL_PRICE="30")
+    await app.put_price("BTC-USD", 1)
+    outcomes = [(await app.get("/api/prices/BTC-USD")).headers["X-Cache"] for _ in range(3)]
+    assert outcomes == ["MISS", "HIT", "HIT"]
+    assert raw.ttl(KEY) in (29, 30)
+
+
+async def test_price_expires_after_one_second(
+    start: Start, redis_server: Server, raw: Redis
+) -> None:
+    app = await start(redis_server)
+    await app.put_price("BTC-USD", 1)
+    await app.get("/api/prices/BTC-USD")
+    assert 900 < int(raw.pttl(KEY)) <= 1000
+    await until(lambda: not raw.exists(KEY), 1.5)
+    assert (await app.get("/api/prices/BTC-USD")).headers["X-Cache"] == "MISS"
+
+
+async def test_unknown_symbol_is_not_found_and_not_kept(
+    start: Start, redis_server: Server, raw: Redis
+) -> None:
+    app = await start(redis_server)
+    answer = await app.get("/api/prices/BTC-USD")
+    assert (answer.status_code, answer.headers["X-Cache"]) == (404, "MISS")
+    assert raw.keys() == []
+
+
+async def test_write_is_seen_by_the_next_read(start: Start, redis_server: Server) -> None:
+    app = await start(redis_server, CACHE_TTL_PRICE="30")
+    for price in ("1", "2"):
+        await app.put_price("BTC-USD", price)
+        answer = await app.get("/api/prices/BTC-USD")
+        assert answer.json()["data"]["price"] == price
+        assert (await app.get("/api/prices/BTC-USD")).headers["X-Cache"] == "HIT"
+
+
+async def test_hundred_readers_of_a_cold_key_share_one_read(
+    start: Start, redis_server: Server, raw: Redis
+) -> None:
+    app = await start(redis_server, CACHE_TTL_PRICE="30")
+    await app.put_price("BTC-USD", 1)
+    gets = calls(raw, "get")
+    with selects(app) as seen:
+        answers = await asyncio.gather(*(app.get("/api/prices/BTC-USD") for _ in range(100)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(seen) == 1
+    assert calls(raw, "get") - gets == 1
+    assert calls(raw, "set") == 1
+    stats = (await app.get("/api/redis/stats")).json()["data"]["cache"]
+    assert (stats["misses"], stats["sets"]) == (100, 1)
+
+
+async def test_readers_share_one_read_without_redis(start: Start) -> None:
+    app = await start()
+    await app.put_price("BTC-USD", 1)
+    with selects(app) as seen:
+        answers = await asyncio.gather(*(app.get("/api/prices/BTC-USD") for _ in range(100)))
+    assert {answer.headers["X-Cache"] for answer in answers} == {"BYPASS"}
+    assert len(seen) == 1
+
+
+async def test_reader_that_goes_away_leaves_the_others_their_answer(
+    start: Start, redis_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = await start(redis_server)
+    await app.put_price("BTC-USD", 1)
+    gate, entered = hold_reads(app, monkeypatch)
+    first = asyncio.create_task(app.get("/api/prices/BTC-USD"))
+    await entered.wait()
+    second = asyncio.create_task(app.get("/api/prices/BTC-USD"))
+    await asyncio.sleep(0)
+    first.cancel()
+    gate.set()
+    assert (await second).status_code == 200
+
+
+def hold_reads(
+    app: Running, monkeypatch: pytest.MonkeyPatch
+) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold reads of prices between the database's answer and the cache until the gate is set."""
+    gate, entered = asyncio.Event(), asyncio.Event()
+    read = app.services.database.price
+
+    async def held(symbol: str) -> Price | None:
+        price = await read(symbol)
+        entered.set()
+        await gate.wait()
+        return price
+
+    monkeypatch.setattr(app.services.database, "price", held)
+    return gate, entered
+
+
+async def test_read_under_way_does_not_write_a_stale_value_back(
+    start: Start, redis_server: Server, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = await start(redis_server, CACHE_TTL_PRICE="30")
+    await app.put_price("BTC-USD", "1")
+    gate, entered = hold_reads(app, monkeypatch)
+    old = asyncio.create_task(app.get("/api/prices/BTC-USD"))
+    await entered.wait()
+    await app.put_price("BTC-USD", "2")
+    gate.set()
+    assert (await old).json()["data"]["price"] == "1"
+    assert not raw.exists(KEY)
+    assert (await app.get("/api/prices/BTC-USD")).json()["data"]["price"] == "2"
+
+
+async def test_other_instances_read_under_way_does_not_write_a_stale_value_back(
+    start: Start, redis_server: Server, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, other = await start(redis_server, CACHE_TTL_PRICE="30"), await start(redis_server)
+    channel = app.services.bus.channel
+    await until(lambda: raw.pubsub_numsub(channel)[0][1] == 2)
+    await app.put_price("BTC-USD", "1")
+    gate, entered = hold_reads(app, monkeypatch)
+    old = asyncio.create_task(app.get("/api/prices/BTC-USD"))
+    await entered.wait()
+    await other.put_price("BTC-USD", "2")
+    await until(lambda: KEY not in app.services.cache._flights)
+    gate.set()
+    await old
+    assert not raw.exists(KEY)
+
+
+async def test_fill_under_way_is_waited_for_before_the_entry_is_removed(
+    start: Start, redis_server: Server, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = await start(redis_server, CACHE_TTL_PRICE="30")
+    await app.put_price("BTC-USD", "1")
+    cache = app.services.cache
+    fill, filling, gate = cache._fill, asyncio.Event(), asyncio.Event()
+
+    async def slow(key: str, ttl: int, data: bytes) -> None:
+        filling.set()
+        await gate.wait()
+        await fill(key, ttl, data)
+
+    monkeypatch.setattr(cache, "_fill", slow)
+    old = asyncio.create_task(app.get("/api/prices/BTC-USD"))
+    await filling.wait()
+    new = asyncio.create_task(app.put_price("BTC-USD", "2"))
+    _, waiting = await asyncio.wait({new}, timeout=0.2)
+    assert waiting
+    gate.set()
+    await asyncio.gather(old, new)
+    assert not raw.exists(KEY)
+
+
+@pytest.mark.parametrize("junk", [b"junk", b"{}", b"\xff\xfe", b'{"symbol": 1}'])
+async def test_junk_in_the_cache_is_replaced(
+    start: Start, redis_server: Server, raw: Redis, junk: bytes
+) -> None:
+    app = await start(redis_server, CACHE_TTL_PRICE="30")
+    await app.put_price("BTC-USD", "1")
+    raw.set(KEY, junk)
+    assert (await app.get("/api/prices/BTC-USD")).json()["data"]["price"] == "1"
+    assert (await app.get("/api/prices/BTC-USD")).headers["X-Cache"] == "HIT"
+
+
+async def test_key_of_another_type_is_replaced(
+    start: Start, redis_server: Server, raw: Redis
+) -> None:
+    app = await start(redis_server, CACHE_TTL_PRICE="30")
+    await app.put_price("BTC-USD", "1")
+    raw.lpush(KEY, "element")
+    assert (await app.get("/api/prices/BTC-USD")).headers["X-Cache"] == "MISS"
+    assert (await app.get("/api/prices/BTC-USD")).headers["X-Cache"] == "HIT"
+    assert app.services.cache.stats.total.errors == 1
+
+
+async def test_concurrent_first_writes_of_one_symbol_all_succeed(start: Start) -> None:
+    app = await start()
+    answers = await asyncio.gather(*(app.put_price("NEW", n) for n in range(1, 21)))
+    assert {answer.status_code for answer in answers} == {200}
