@@ -17,7 +17,7 @@ if podman image exists "$base" || { timeout 120 podman pull --quiet "$base" >/de
 else
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
-  if ! mmdebstrap --quiet --variant=minbase --include="$(IFS=,; echo "$*")" \
+  if ! mmdebstrap --quiet --variant=minbase --skip=cleanup/apt/lists --include="$(IFS=,; echo "$*")" \
     --customize-hook='copy-in setup.sh /tmp' \
     --customize-hook='chroot "$1" sh /tmp/setup.sh' --customize-hook='rm "$1/tmp/setup.sh"' \
     "$suite" "$work/root.tar" 2>"$work/log"; then

@@ -1,0 +1,128 @@
+"""Ansible module: ask Redis servers several things in one call. See DOCUMENTATION."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: redis_command
+short_description: Send commands to Redis, over several connections, in one call
+description:
+  - Opens each connection of O(probes), sends its commands and returns every reply, or why there was none.
+  - An error reply or a refused connection is an answer, not a failure, so that refusals can be asserted.
+    With O(strict) they fail the task.
+  - Secrets travel in the module's arguments, never on a command line.
+  - Says that nothing changed, unless O(changes) is set; then check mode sends nothing.
+options:
+  probes:
+    description: The connections to open, one after another.
+    type: list
+    elements: dict
+    required: true
+    options:
+      name: {description: What the result is called., type: str, required: true}
+      host: {description: Address to connect to., type: str, default: 127.0.0.1}
+      port: {description: Port to connect to., type: int, required: true}
+      ca_file: {description: Trust root on the host; turns TLS on., type: path}
+      username: {description: User to authenticate as., type: str, default: default}
+      password: {description: Password to authenticate with; none sends no AUTH., type: str}
+      commands: {description: The commands\, each a list of words., type: list, elements: list, required: true}
+  timeout:
+    description: Seconds to wait for a connection and for each reply.
+    type: float
+    default: 5
+  strict:
+    description: Fail when a connection or a command does.
+    type: bool
+    default: false
+  changes:
+    description: Whether the commands change the server.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Ask for the version, and make sure that strangers are refused
+  redis_command:
+    probes:
+      - {name: known, port: 6380, ca_file: /etc/ssl/quantdesk/ca.crt, password: "{{ redis_password }}", commands: [[PING]]}
+      - {name: anonymous, port: 6380, ca_file: /etc/ssl/quantdesk/ca.crt, commands: [[PING]]}
+"""
+
+RETURN = r"""
+probes:
+  description: By name, C(connected), C(error) (empty if there was none) and C(replies), one for each command.
+    The reply to CONFIG GET and its like is a dictionary.
+  type: dict
+  returned: always
+"""
+
+from typing import Any  # noqa: E402 - Ansible wants the documentation first
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
+
+
+def readable(command: list[str], reply: Reply) -> Any:
+    """Return a reply as JSON can hold it: errors as their text, CONFIG GET as a dictionary."""
+    if isinstance(reply, ErrorReply):
+        return f"error: {reply}"
+    if isinstance(reply, list):
+        if [word.upper() for word in command[:2]] == ["CONFIG", "GET"]:
+            return dict(zip(reply[::2], reply[1::2], strict=True))
+        return [readable([], part) for part in reply]
+    return reply
+
+
+def ask(probe: dict[str, Any], timeout: float) -> dict[str, Any]:
+    """Return what one connection answered; connection errors are part of the answer."""
+    commands = [[str(word) for word in command] for command in probe["commands"]]
+    try:
+        with Client(probe["host"], probe["port"], ca_file=probe["ca_file"], timeout=timeout) as client:
+            try:
+                if probe["password"] is not None:
+                    client.call("AUTH", probe["username"], probe["password"])
+                replies = client.pipeline(commands)
+            except (ErrorReply, ProtocolError, OSError) as error:
+                return {"connected": True, "error": f"{type(error).__name__}: {error}", "replies": []}
+    except OSError as error:
+        return {"connected": False, "error": f"{type(error).__name__}: {error}", "replies": []}
+    answers = [readable(command, reply) for command, reply in zip(commands, replies, strict=True)]
+    errors = [reply for reply in replies if isinstance(reply, ErrorReply)]
+    return {"connected": True, "error": str(errors[0]) if errors else "", "replies": answers}
+
+
+def main() -> None:
+    """Run as Ansible runs a module."""
+    module = AnsibleModule(
+        argument_spec={
+            "probes": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "host": {"type": "str", "default": "127.0.0.1"},
+                    "port": {"type": "int", "required": True},
+                    "ca_file": {"type": "path"},
+                    "username": {"type": "str", "default": "default"},
+                    "password": {"type": "str", "no_log": True},
+                    "commands": {"type": "list", "elements": "list", "required": True},
+                },
+            },
+            "timeout": {"type": "float", "default": 5.0},
+            "strict": {"type": "bool", "default": False},
+            "changes": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    if module.check_mode and params["changes"]:
+        module.exit_json(changed=True, probes={})
+    answers = {probe["name"]: ask(probe, params["timeout"]) for probe in params["probes"]}
+    refused = [f"{name}: {answer['error']}" for name, answer in answers.items() if answer["error"]]
+    if params["strict"] and refused:
+        module.fail_json(msg="; ".join(refused), probes=answers)
+    module.exit_json(changed=params["changes"], probes=answers)
+
+
+if __name__ == "__main__":
+    main()
