@@ -157,13 +157,15 @@ class ActionModule(ActionBase):
         results = {host: task_vars["hostvars"][host]["ansible_facts"].get(fact, []) for host in hosts}
         checks = [check for found in results.values() for check in found]
         args = self._task.args
-        lines = table(results) if args.get("table") else []
+        if args.get("table"):
+            for line in table(results):
+                self._display.display(line, color="red" if line.startswith("FAILED") else None)
         problems = group_problems(results)
         if not checks:
             problems = ["not one check ran: no host of this inventory is in a group that has any"]
         if problems:
             noun = "problem" if len(problems) == 1 else "problems"
             head = f"{args['report']}: {len(problems)} {noun}. {args['failure']}"
-            raise AnsibleActionFail("\n".join([*lines, "", head, *(f"  - {p}" for p in problems)]).strip())
+            raise AnsibleActionFail("\n".join([head, *(f"  - {p}" for p in problems)]))
         success = f"{args['report']}: {len(checks)} checks on {len(hosts)} hosts, all ok. {args['success']}"
-        return {"changed": False, "msg": "\n".join([*lines, success]), "_ansible_verbose_always": True}
+        return {"changed": False, "msg": success, "_ansible_verbose_always": True}

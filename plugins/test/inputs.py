@@ -86,6 +86,17 @@ def is_save_point(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[1-9]\d{0,9} [1-9]\d{0,9}", value) is not None
 
 
+def environment_problems(values: Any) -> list[str]:
+    """Return the names of variables that no environment file can hold: bad names, empty or broken values."""
+    if not isinstance(values, Mapping):
+        return ["not a mapping"]
+    return [
+        str(name)
+        for name, value in values.items()
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)) is None or not is_one_line(str(value))
+    ]
+
+
 def every(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Return the test that holds for a list when `test` holds for each item; no text is a list."""
 
@@ -111,6 +122,7 @@ class TestModule:
             "covering": is_covering,
             "label": is_label,
             "count": is_count,
+            "environment": lambda values: not environment_problems(values),
             "absolute_path": is_absolute_path,
             "all_save_point": every(is_save_point),
             "all_port": every(is_port),
