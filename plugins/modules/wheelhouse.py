@@ -133,11 +133,13 @@ def main() -> None:
         requirements = wheels / "requirements.txt"
         requirements.write_text(requirements_for(lock.read_text(), python, machine))
         platforms = [word for platform in module.params["platforms"] for word in ("--platform", platform)]
-        module.run_command(
-            [*pip, "download", "--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(wheels)]
-            + ["--python-version", python, "--implementation", "cp", *platforms, "-r", str(requirements)],
-            check_rc=True,
-        )
+        # pip takes an empty file for a mistake.
+        if requirements.read_text().strip():
+            module.run_command(
+                [*pip, "download", "--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(wheels)]
+                + ["--python-version", python, "--implementation", "cp", *platforms, "-r", str(requirements)],
+                check_rc=True,
+            )
         unfinished = work / archive.name
         with tarfile.open(unfinished, "w") as tar:
             tar.add(wheels, arcname=".")

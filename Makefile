@@ -1,0 +1,36 @@
+# A thin front: what each target runs is what an operator or CI would type.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help up verify down lint unit molecule test clean
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# molecule calls ansible-config from PATH.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+MOLECULE := molecule -c molecule/config.yml
+SCENARIOS := standalone
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: ## Make the lab and deploy Redis and the application on it; again: take it over, change nothing
+	@requirements/install controller
+	@molecule/default/up
+
+verify: ## Ask the lab's hosts whether they are what the inventory says
+	@ansible-playbook playbooks/verify.yml
+
+down: ## Remove the lab; with PURGE=1 also its image, secrets, keys and built wheels
+	@if [ -x .venv/bin/ansible-playbook ]; then \
+	  ansible-playbook molecule/default/destroy.yml -e lab_purge=$(if $(PURGE),true,false); \
+	else echo "There is no .venv, so there is no lab of this checkout."; fi
+
+lint: ## ansible-lint, yamllint, ruff, mypy
+	@requirements/install test
+	@tests/lint
+
+test: ## Everything: linters, unit tests, and each scenario in the lab; prints how many tests ran
+	@requirements/install test
+	@tests/run $(SCENARIOS)
+
+clean: ## make down PURGE=1, and remove .venv and caches
+	@$(MAKE) --no-print-directory down PURGE=1
+	rm -rf .venv output .ansible .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,122 @@
+"""Fixtures that all scenarios share: the lab's hosts, its secrets, and the playbooks.
+
+Hosts are reached over ssh, as Ansible reaches them. Tests that break something put it back themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+PROJECT = Path(__file__).resolve().parent.parent
+LAB = PROJECT / ".lab"
+REDIS_ADDRESS = "10.77.37.11"
+PREFIX = "quantdesk-"
+
+Answer = TypeVar("Answer")
+
+
+def connect(name: str) -> Host:
+    """Return a host of the lab, as root."""
+    return testinfra.get_host(f"ssh://{name}?ssh_config={LAB}/ssh/config&sudo=true")
+
+
+class RedisCli:
+    """redis-cli on a host of the lab, aimed at redis1."""
+
+    def __init__(self, host: Host, password: str, address: str = REDIS_ADDRESS) -> None:
+        self.host = host
+        self.password: str | None = password
+        self.address = address
+
+    def __call__(self, *commands: str, password: str | None = "", tls: bool = True, port: int = 6380) -> list[str]:
+        """Send commands, a line each, and return the lines of the answers, errors included.
+
+        Without `password` the lab's is used; None sends none.
+        """
+        secret = self.password if password == "" else password
+        lines = [*([] if secret is None else [f"AUTH {secret}"]), *commands]
+        options = "--tls --cacert /etc/ssl/quantdesk/ca.crt" if tls else ""
+        script = "\n".join(lines)
+        result = self.host.run(
+            "printf '%%s\n' %s | timeout 10 redis-cli -h %s -p %s " + options + " 2>&1", script, self.address, str(port)
+        )
+        output: list[str] = result.stdout.splitlines()
+        return output[1:] if secret is not None and output[:1] == ["OK"] else output
+
+
+def playbook(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of the project against the lab, as an operator does, and return what it printed."""
+    return subprocess.run(
+        [PROJECT / ".venv/bin/ansible-playbook", f"playbooks/{name}", *arguments],
+        cwd=PROJECT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def changed(output: str) -> dict[str, int]:
+    """Return the number of changes for each host in the recap of a playbook's output."""
+    return {host: int(count) for host, count in re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", output, re.MULTILINE)}
+
+
+@pytest.fixture(scope="session")
+def redis1() -> Host:
+    """The host that runs Redis."""
+    return connect("redis1")
+
+
+@pytest.fixture(scope="session")
+def app1() -> Host:
+    """The host that runs the application."""
+    return connect("app1")
+
+
+@pytest.fixture(scope="session")
+def outsider() -> Host:
+    """A bare host without any rights."""
+    return connect("outsider")
+
+
+@pytest.fixture(scope="session")
+def password() -> str:
+    """The lab's Redis password."""
+    return (LAB / "secrets" / "redis_password").read_text().strip()
+
+
+@pytest.fixture(scope="session")
+def admin_token() -> str:
+    """The lab's token for the application's admin endpoints."""
+    return (LAB / "secrets" / "admin_token").read_text().strip()
+
+
+@pytest.fixture(scope="session")
+def redis_cli(redis1: Host, password: str) -> RedisCli:
+    """redis-cli on the host of Redis itself, over loopback."""
+    return RedisCli(redis1, password, "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def app_cli(app1: Host, password: str) -> RedisCli:
+    """redis-cli on the application's host."""
+    return RedisCli(app1, password)
+
+
+def eventually(probe: Callable[[], Answer], good: Callable[[Answer], bool], seconds: float = 15.0) -> Answer:
+    """Return the first good answer; after `seconds` the last one, for the assertion to show."""
+    deadline = time.monotonic() + seconds
+    while not good(answer := probe()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return answer

@@ -1,0 +1,148 @@
+"""The playbooks as operators run them: dry runs, bare hosts, refusals, and the way back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testinfra.host import Host
+
+from conftest import PREFIX, changed, playbook
+
+
+@pytest.fixture
+def bare_host(tmp_path: Path) -> Path:
+    """An inventory in which the outsider, on which nothing was ever installed, is a Redis and an application host."""
+    path = tmp_path / "bare.yml"
+    path.write_text("all: {children: {redis: {hosts: {outsider: }}, app: {hosts: {outsider: }}}}\n")
+    return path
+
+
+@pytest.fixture
+def foreign_distribution(redis1: Host) -> Iterator[None]:
+    """Make redis1 look like a distribution that nobody has tried."""
+    redis1.check_output(
+        "printf 'PRETTY_NAME=\"Debian GNU/Linux 9\"\\nID=debian\\nVERSION_ID=\"9\"\\nVERSION=\"9 (stretch)\"\\n'"
+        " > /run/os-release && mount --bind /run/os-release /usr/lib/os-release"
+        " && echo 9.13 > /run/debian_version && mount --bind /run/debian_version /etc/debian_version"
+    )
+    try:
+        yield
+    finally:
+        redis1.check_output("umount /usr/lib/os-release /etc/debian_version")
+
+
+@pytest.fixture
+def redis_eight(outsider: Host) -> Iterator[None]:
+    """Let apt on the outsider offer a Redis 8."""
+    outsider.check_output(
+        "mkdir -p /srv/repository && cd /srv/repository && printf 'Package: redis-server\\nVersion: 9:8.0.2-1\\n"
+        "Architecture: all\\nMaintainer: nobody\\nFilename: ./none.deb\\nSize: 1\\nDescription: none\\n' > Packages"
+        " && echo 'deb [trusted=yes] file:/srv/repository ./' > /etc/apt/sources.list.d/eight.list"
+        " && apt-get update -qq -o Dir::Etc::SourceList=/etc/apt/sources.list.d/eight.list"
+        " -o Dir::Etc::SourceParts=- -o APT::Get::List-Cleanup=0"
+    )
+    try:
+        yield
+    finally:
+        outsider.check_output("rm -rf /etc/apt/sources.list.d/eight.list /srv/repository /var/lib/apt/lists/_srv_*")
+
+
+def test_check_mode_on_running_hosts_changes_nothing_and_shows_no_secret(password: str, admin_token: str) -> None:
+    result = playbook("site.yml", "--check", "--diff", "-vvv")
+    assert result.returncode == 0, result.stdout
+    assert changed(result.stdout) == {"redis1": 0, "app1": 0, "outsider": 0}
+    assert password not in result.stdout + result.stderr
+    assert admin_token not in result.stdout + result.stderr
+
+
+def test_check_mode_on_a_bare_host_tells_what_would_change_and_changes_nothing(bare_host: Path, outsider: Host) -> None:
+    packages = outsider.check_output("dpkg-query --show")
+    result = playbook(
+        "site.yml", "--check", "--diff", "--limit", "outsider", "-i", "inventory/lab", "-i", str(bare_host)
+    )
+    assert result.returncode == 0, result.stdout
+    assert changed(result.stdout)["outsider"] >= 5
+    assert outsider.check_output("dpkg-query --show") == packages
+    assert not outsider.file("/etc/redis").exists
+    assert not outsider.file("/opt/quantdesk").exists
+
+
+def test_all_wrong_inputs_are_named_at_once_and_nothing_changes() -> None:
+    wrong = {"redis_maxmemory": "lots", "redis_tls_port": "http", "redis_password": "short", "redis_topology": "ring"}
+    result = playbook("site.yml", "--extra-vars", json.dumps(wrong))
+    assert result.returncode != 0
+    report = result.stdout.rsplit("fatal:", 1)[1]
+    assert all(f"{variable}: found" in report for variable in wrong)
+    assert "'lots'" in report
+    assert "short" not in report
+    assert changed(result.stdout) == {"redis1": 0, "app1": 0, "outsider": 0}
+
+
+@pytest.mark.usefixtures("foreign_distribution")
+def test_an_unknown_distribution_is_refused() -> None:
+    result = playbook("site.yml")
+    assert result.returncode != 0
+    assert "distribution: found 'Debian 9'; expected one of Debian 12, Ubuntu 24" in result.stdout
+    assert changed(result.stdout) == {"redis1": 0, "app1": 0, "outsider": 0}
+
+
+@pytest.mark.usefixtures("redis_eight")
+def test_a_redis_that_is_not_seven_is_refused(bare_host: Path) -> None:
+    result = playbook("redis.yml", "--limit", "outsider", "-i", "inventory/lab", "-i", str(bare_host))
+    assert result.returncode != 0
+    assert "version of the package redis-server: found '9:8.0.2-1'; expected 7.x" in result.stdout
+    assert changed(result.stdout) == {"outsider": 0}
+
+
+def test_a_host_that_is_gone_stops_the_run_before_anything_changes() -> None:
+    subprocess.run(["podman", "pause", f"{PREFIX}app1"], check=True, capture_output=True)
+    try:
+        result = playbook("site.yml", "--extra-vars", "redis_maxmemory=48mb")
+    finally:
+        subprocess.run(["podman", "unpause", f"{PREFIX}app1"], check=True, capture_output=True)
+    assert result.returncode != 0
+    assert "app1" in result.stdout.split("UNREACHABLE")[0].splitlines()[-1] + result.stdout.split("UNREACHABLE")[1]
+    assert set(changed(result.stdout).values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"app_command": "quantdesk --no-such-option"}, "no-such-option"),
+        ({"app_environment": {"PORT": "none"}}, "PORT"),
+    ],
+    ids=["command", "settings"],
+)
+def test_a_release_that_does_not_get_well_gives_way_to_the_one_before(
+    app1: Host, extra: dict[str, object], words: str
+) -> None:
+    result = playbook("app.yml", "--extra-vars", json.dumps({**extra, "app_health_timeout": 3}))
+    assert result.returncode != 0
+    assert "did not get well" in result.stdout
+    assert "serves again" in result.stdout
+    assert words in result.stdout
+    assert app1.check_output("python3 -c %s", HEALTH) == "200"
+    again = playbook("app.yml")
+    assert changed(again.stdout)["app1"] == 0, again.stdout
+
+
+HEALTH = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:3002/health').status)"
+
+
+def test_the_role_deploys_another_application(outsider: Host) -> None:
+    first = playbook("../molecule/standalone/other_app.yml")
+    assert first.returncode == 0, first.stdout
+    assert outsider.check_output("python3 -c %s", HEALTH.replace("3002/health", "8099/")) == "200"
+    outsider.check_output("systemctl disable --now other && rm -rf /etc/systemd/system/other.service /opt/other /etc/other")
+
+
+def test_a_dead_host_of_the_lab_is_replaced_without_a_question() -> None:
+    subprocess.run(["podman", "kill", f"{PREFIX}outsider"], check=True, capture_output=True)
+    result = playbook("../molecule/default/create.yml")
+    assert result.returncode == 0, result.stdout
+    assert changed(result.stdout)["outsider"] == 1
+    assert changed(result.stdout)["app1"] == 0
