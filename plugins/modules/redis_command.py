@@ -43,8 +43,8 @@ EXAMPLES = r"""
 - name: Ask for the version, and make sure that strangers are refused
   redis_command:
     probes:
-      - {name: known, port: 6380, ca_file: /etc/ssl/quantdesk/ca.crt, password: "{{ redis_password }}", commands: [[PING]]}
-      - {name: anonymous, port: 6380, ca_file: /etc/ssl/quantdesk/ca.crt, commands: [[PING]]}
+      - {name: known, port: 6380, ca_file: /etc/ssl/ca.crt, password: "{{ redis_password }}", commands: [[PING]]}
+      - {name: anonymous, port: 6380, ca_file: /etc/ssl/ca.crt, commands: [[PING]]}
 """
 
 RETURN = r"""

@@ -86,7 +86,9 @@ def fingerprint(source: Path, lock: Path, target: list[str]) -> str:
     digest = hashlib.sha256("\0".join(target).encode())
     for path in [*source_files(source), lock]:
         content = path.read_bytes()
-        digest.update(f"{path.relative_to(source) if path.is_relative_to(source) else path.name}\0{len(content)}\0".encode())
+        digest.update(
+            f"{path.relative_to(source) if path.is_relative_to(source) else path.name}\0{len(content)}\0".encode()
+        )
         digest.update(content)
     return digest.hexdigest()[:12]
 
@@ -136,8 +138,10 @@ def main() -> None:
         # pip takes an empty file for a mistake.
         if requirements.read_text().strip():
             module.run_command(
-                [*pip, "download", "--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(wheels)]
-                + ["--python-version", python, "--implementation", "cp", *platforms, "-r", str(requirements)],
+                [
+                    *(*pip, "download", "--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(wheels)),
+                    *("--python-version", python, "--implementation", "cp", *platforms, "-r", str(requirements)),
+                ],
                 check_rc=True,
             )
         unfinished = work / archive.name

@@ -53,7 +53,10 @@ def test_a_price_is_read_from_the_database_once_and_then_from_redis(admin_token:
     assert ask("/api/prices/BTC-USD", "PUT", {"price": "64250.10"}, admin_token)[0] == 200
     answers = [ask("/api/prices/BTC-USD") for _ in range(2)]
     assert [answer[0] for answer in answers] == [200, 200]
-    assert [{key.lower(): value for key, value in answer[1].items()}["x-cache"] for answer in answers] == ["MISS", "HIT"]
+    assert [{key.lower(): value for key, value in answer[1].items()}["x-cache"] for answer in answers] == [
+        "MISS",
+        "HIT",
+    ]
     assert answers[1][2]["data"]["price"] == "64250.10"
 
 
@@ -92,7 +95,9 @@ def test_the_unit_is_enabled_and_confined(app1: Host) -> None:
     assert service.is_running
     assert service.is_enabled
     pid = app1.check_output("systemctl show quantdesk --property MainPID --value")
-    status = dict(line.split(":\t", 1) for line in app1.check_output("cat /proc/%s/status", pid).splitlines() if ":\t" in line)
+    status = dict(
+        line.split(":\t", 1) for line in app1.check_output("cat /proc/%s/status", pid).splitlines() if ":\t" in line
+    )
     assert status["Uid"].split()[0] == str(app1.user("quantdesk").uid) != "0"
     assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapEff"], 16)) == ("1", "2", 0)
     assert app1.run("systemd-analyze security --threshold=20 quantdesk").rc == 0
@@ -106,9 +111,9 @@ def test_its_secrets_are_in_a_file_that_only_it_reads(app1: Host) -> None:
 
 def test_it_needed_no_package_index(app1: Host) -> None:
     # Everything came from the wheelhouse: pip has no cache and no index was ever asked.
-    assert app1.check_output("/opt/quantdesk/current/venv/bin/python -c 'import quantdesk, sys; print(sys.prefix)'").startswith(
-        "/opt/quantdesk/"
-    )
+    assert app1.check_output(
+        "/opt/quantdesk/current/venv/bin/python -c 'import quantdesk, sys; print(sys.prefix)'"
+    ).startswith("/opt/quantdesk/")
     assert not app1.file("/root/.cache/pip/http-v2").exists
 
 

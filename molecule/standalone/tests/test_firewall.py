@@ -21,7 +21,8 @@ except OSError as error:
 
 def knock(host: Host, address: str, port: int) -> str:
     """Return what a TCP connection from a host comes to."""
-    return host.check_output("python3 -c %s %s %s", KNOCK, address, str(port))
+    answer: str = host.check_output("python3 -c %s %s %s", KNOCK, address, str(port))
+    return answer
 
 
 @pytest.mark.parametrize("port", [6379, 6380])
@@ -52,7 +53,9 @@ def test_ipv6_is_dropped_as_well(redis1: Host, outsider: Host) -> None:
 
 
 def test_other_tables_survive_a_reload_and_ours_survives_a_flush(redis1: Host) -> None:
-    redis1.check_output("systemctl start nftables && systemctl restart nftables-quantdesk && nft add table inet foreign")
+    redis1.check_output(
+        "systemctl start nftables && systemctl restart nftables-quantdesk && nft add table inet foreign"
+    )
     try:
         redis1.check_output("systemctl reload nftables-quantdesk")
         assert "table inet foreign" in redis1.check_output("nft list tables")

@@ -25,7 +25,7 @@ def bare_host(tmp_path: Path) -> Path:
 def foreign_distribution(redis1: Host) -> Iterator[None]:
     """Make redis1 look like a distribution that nobody has tried."""
     redis1.check_output(
-        "printf 'PRETTY_NAME=\"Debian GNU/Linux 9\"\\nID=debian\\nVERSION_ID=\"9\"\\nVERSION=\"9 (stretch)\"\\n'"
+        'printf \'PRETTY_NAME="Debian GNU/Linux 9"\\nID=debian\\nVERSION_ID="9"\\nVERSION="9 (stretch)"\\n\''
         " > /run/os-release && mount --bind /run/os-release /usr/lib/os-release"
         " && echo 9.13 > /run/debian_version && mount --bind /run/debian_version /etc/debian_version"
     )
@@ -137,7 +137,9 @@ def test_the_role_deploys_another_application(outsider: Host) -> None:
     first = playbook("../molecule/standalone/other_app.yml")
     assert first.returncode == 0, first.stdout
     assert outsider.check_output("python3 -c %s", HEALTH.replace("3002/health", "8099/")) == "200"
-    outsider.check_output("systemctl disable --now other && rm -rf /etc/systemd/system/other.service /opt/other /etc/other")
+    outsider.check_output(
+        "systemctl disable --now other && rm -rf /etc/systemd/system/other.service /opt/other /etc/other"
+    )
 
 
 def test_a_dead_host_of_the_lab_is_replaced_without_a_question() -> None:

@@ -43,7 +43,8 @@ def test_refuses_plaintext(app_cli: RedisCli, redis_cli: RedisCli) -> None:
 
 
 def test_its_certificate_names_the_host_and_the_private_authority(app1: Host) -> None:
-    verified = "openssl s_client -verify_return_error -connect %s:6380 -verify_ip %s -CAfile /etc/ssl/quantdesk/ca.crt </dev/null"
+    ask = "openssl s_client -verify_return_error -connect %s:6380 -verify_ip %s"
+    verified = f"{ask} -CAfile /etc/ssl/quantdesk/ca.crt </dev/null"
     assert app1.run(verified, REDIS_ADDRESS, REDIS_ADDRESS).rc == 0
     assert app1.run(verified.replace("-verify_ip %s", "-verify_hostname %s"), REDIS_ADDRESS, "redis1").rc == 0
     assert app1.run(verified.replace("-verify_ip %s", "-verify_hostname %s"), REDIS_ADDRESS, "other").rc != 0
@@ -130,7 +131,9 @@ def test_a_key_survives_a_restart_of_the_whole_host(redis1: Host, redis_cli: Red
     subprocess.run(["ssh", "-F", LAB / "ssh/config", "-O", "exit", "redis1"], check=False, capture_output=True)
 
     def booted() -> int:
-        return subprocess.run(["ssh", "-F", LAB / "ssh/config", "redis1", "true"], check=False, capture_output=True).returncode
+        return subprocess.run(
+            ["ssh", "-F", LAB / "ssh/config", "redis1", "true"], check=False, capture_output=True
+        ).returncode
 
     assert eventually(booted, lambda rc: rc == 0, 60) == 0
     assert eventually(lambda: redis_cli("GET survives:reboot"), lambda answer: answer == ["yes"], 30) == ["yes"]
@@ -146,7 +149,9 @@ def test_the_unit_is_enabled_and_confined(redis1: Host) -> None:
     assert service.is_running
     assert service.is_enabled
     pid = redis1.check_output("systemctl show redis-server --property MainPID --value")
-    status = dict(line.split(":\t", 1) for line in redis1.check_output("cat /proc/%s/status", pid).splitlines() if ":\t" in line)
+    status = dict(
+        line.split(":\t", 1) for line in redis1.check_output("cat /proc/%s/status", pid).splitlines() if ":\t" in line
+    )
     assert status["Uid"].split()[0] == str(redis1.user("redis").uid) != "0"
     assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapEff"], 16)) == ("1", "2", 0)
     # Exposure from 0 to 100: a bare unit with only User= has 92.
@@ -162,7 +167,9 @@ def test_nobody_else_reads_its_files(redis1: Host) -> None:
 def test_the_password_is_in_no_process_and_no_journal(redis1: Host, app1: Host, password: str) -> None:
     for host in (redis1, app1):
         # Read as files, so that the search itself does not carry the password in its arguments.
-        everything = host.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' ' '; journalctl --no-pager --quiet | grep -v sudo")
+        everything = host.check_output(
+            "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; journalctl --no-pager --quiet | grep -v sudo"
+        )
         assert len(everything) > 100
         assert password not in everything
 

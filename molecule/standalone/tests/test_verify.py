@@ -58,9 +58,11 @@ def test_names_what_redis_lost(redis_cli: RedisCli, password: str, name: str) ->
 def test_names_what_the_firewall_lost(redis1: Host, take: str) -> None:
     # An empty chain that drops would cut this very connection: it gets a way out first.
     if "flush" in take:
-        take = "nft add rule inet quantdesk input tcp dport 22 accept && " + take.replace(
-            "flush chain inet quantdesk input", "-f -"
-        ) + " <<<'flush chain inet quantdesk input; add rule inet quantdesk input tcp dport 22 accept'"
+        take = (
+            "nft add rule inet quantdesk input tcp dport 22 accept && "
+            + take.replace("flush chain inet quantdesk input", "-f -")
+            + " <<<'flush chain inet quantdesk input; add rule inet quantdesk input tcp dport 22 accept'"
+        )
     redis1.check_output("bash -c %s", take)
     try:
         result = playbook("verify.yml")

@@ -1,0 +1,134 @@
+"""Fixtures for the controller-side tests: the plugins as Python modules, and real Redis servers on loopback."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def load(path: str, name: str) -> ModuleType:
+    """Load a plugin by its path, under the name that Ansible gives it."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, PROJECT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Server:
+    """A running redis-server; `ca_file` is there when it speaks TLS."""
+
+    port: int
+    password: str
+    ca_file: str | None = None
+
+
+def server_command(folder: Path) -> str:
+    """Return a command that starts redis-server; Debian's redis-tools holds the server under another name."""
+    if found := shutil.which("redis-server"):
+        return found
+    checker = shutil.which("redis-check-rdb")
+    assert checker, "there is neither redis-server nor redis-check-rdb: install redis-tools (requirements/install test)"
+    link = folder / "redis-server"
+    link.symlink_to(checker)
+    return str(link)
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start(folder: Path, *arguments: str, port: int) -> subprocess.Popen[bytes]:
+    """Start a server and wait until it listens."""
+    process = subprocess.Popen(
+        [server_command(folder), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *arguments],
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return process
+        except OSError:
+            time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"redis-server does not listen on port {port}")
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server in plaintext with a password."""
+    port = free_port()
+    process = start(
+        tmp_path_factory.mktemp("redis"), "--port", str(port), "--requirepass", "correct-horse-battery", port=port
+    )
+    yield Server(port, "correct-horse-battery")
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that speaks TLS only, with a certificate of its own for 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+            ),
+            *("-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    port = free_port()
+    process = start(
+        folder,
+        *("--port", "0", "--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)),
+        *("--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no", "--requirepass", "correct-horse-battery"),
+        port=port,
+    )
+    yield Server(port, "correct-horse-battery", str(certificate))
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def foreign_ca() -> str:
+    """Trust roots that have not signed the test server: the machine's."""
+    file = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+    assert Path(file).exists()
+    return file

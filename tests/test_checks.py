@@ -1,0 +1,92 @@
+"""The action plugin behind preflight and verify, in playbooks of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conftest import PROJECT, load
+
+checks = load("plugins/action/checks.py", "checks")
+
+
+def play(folder: Path, tasks: list[dict[str, Any]], hosts: str = "one", **variables: Any) -> tuple[int, str]:
+    """Run tasks on hosts that are this machine, and return the exit code and all output."""
+    (folder / "hosts").write_text("one ansible_connection=local\ntwo ansible_connection=local\n")
+    content = [{"name": "Test", "hosts": hosts, "gather_facts": False, "vars": variables, "tasks": tasks}]
+    (folder / "play.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook", "-i", folder / "hosts", folder / "play.yml"],
+        cwd=PROJECT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def task(*items: dict[str, Any]) -> dict[str, Any]:
+    """Return a task that collects checks."""
+    return {"name": "Collect", "checks": {"subject": "test", "checks": list(items)}}
+
+
+REPORT = {
+    "name": "Report",
+    "checks": {"report": "Test", "success": "Fine.", "failure": "Bad.", "table": True},
+    "run_once": True,
+}
+
+
+def test_a_failed_check_ends_a_play_that_has_no_report(tmp_path: Path) -> None:
+    code, output = play(tmp_path, [task({"name": "size", "that": "size > 3", "expected": "more than 3"})], size=2)
+    assert code != 0
+    assert "size: found 2; expected more than 3. [one]" in output
+
+
+def test_what_holds_passes(tmp_path: Path) -> None:
+    code, _ = play(tmp_path, [task({"name": "size", "that": "size > 3"}, {"name": "size", "equals": "5"})], size=5)
+    assert code == 0
+
+
+def test_an_undefined_variable_is_a_problem_with_its_name_and_not_the_end(tmp_path: Path) -> None:
+    items = [{"name": "a", "that": "a", "expected": "a value"}, {"name": "b", "that": "b == 1", "expected": "1"}]
+    code, output = play(tmp_path, [task(*items), REPORT], checks_deferred="results", a="{{ nowhere }}", b=2)
+    assert code != 0
+    assert "a: found nothing ('nowhere' is undefined); expected a value. [one]" in output
+    assert "b: found 2; expected 1. [one]" in output
+
+
+def test_a_secret_is_never_shown(tmp_path: Path) -> None:
+    item = {"name": "word", "that": "word is password", "secret": True, "expected": "a better one"}
+    code, output = play(tmp_path, [task(item), REPORT], checks_deferred="results", word="sesame")
+    assert code != 0
+    assert "a hidden value of 6 characters" in output
+    assert "sesame" not in output
+
+
+def test_the_report_holds_every_host_and_says_the_same_problem_once(tmp_path: Path) -> None:
+    item = {"name": "size", "equals": "3"}
+    code, output = play(tmp_path, [task(item), REPORT], hosts="all", checks_deferred="results", size=2)
+    assert code != 0
+    assert "Test: 1 problem. Bad." in output
+    assert "size: found 2; expected 3. [one, two]" in output
+    assert output.count("FAILED   ") == 2
+
+
+def test_a_report_of_nothing_is_a_failure(tmp_path: Path) -> None:
+    code, output = play(tmp_path, [task({"name": "x", "when": "false"}), REPORT], checks_deferred="results")
+    assert code != 0
+    assert "not one check ran" in output
+
+
+def test_values_are_shown_on_one_line_and_cut() -> None:
+    assert checks.plain("a\nb") == "'a\\nb'"
+    assert checks.plain("") == "''"
+    assert checks.shorten("x" * 70) == "x" * 59 + "…"
+    assert checks.hide("") == "an empty value"

@@ -1,0 +1,40 @@
+"""What is pinned twice is pinned alike, and the locks name no place to fetch from."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import ansible_collections  # type: ignore[import-untyped]  # a namespace of data, without types
+import pytest
+import yaml
+
+from conftest import PROJECT
+
+COLLECTIONS = yaml.safe_load((PROJECT / "requirements.yml").read_text())["collections"]
+LOCKS = [*(PROJECT / "requirements").glob("*.txt"), PROJECT / "app/requirements.txt"]
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS, ids=lambda collection: collection["name"])
+def test_requirements_yml_names_the_versions_that_ansible_brings(collection: dict[str, str]) -> None:
+    folder = Path(next(iter(ansible_collections.__path__))) / collection["name"].replace(".", "/")
+    installed = json.loads((folder / "MANIFEST.json").read_text())["collection_info"]["version"]
+    assert collection["version"] == installed
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: str(lock.relative_to(PROJECT)))
+def test_a_lock_has_hashes_and_names_no_index(lock: Path) -> None:
+    text = lock.read_text()
+    assert len(re.findall(r"^[a-z0-9-]+(\[.*\])?==", text, re.MULTILINE)) > 5
+    assert "--hash=sha256:" in text
+    assert not re.search(r"index-url|find-links|https?://", text)
+
+
+@pytest.mark.parametrize("playbook", sorted((PROJECT / "playbooks").glob("*.yml")), ids=lambda path: path.name)
+def test_every_playbook_begins_with_the_preflight(playbook: Path) -> None:
+    if playbook.name == "preflight.yml":
+        return
+    first = yaml.safe_load(playbook.read_text())[0]["ansible.builtin.import_playbook"]
+    while first != "preflight.yml":
+        first = yaml.safe_load((PROJECT / "playbooks" / first).read_text())[0]["ansible.builtin.import_playbook"]
