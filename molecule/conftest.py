@@ -72,6 +72,22 @@ def changed(output: str) -> dict[str, int]:
     return {host: int(count) for host, count in re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", output, re.MULTILINE)}
 
 
+def assert_confined(host: Host, unit: str, user: str, exposure: int) -> None:
+    """Assert that a unit runs now and at boot, as its user, without privileges, and confined.
+
+    `exposure` is the limit for systemd-analyze, from 0 to 100; a unit with nothing but User= has 92.
+    """
+    service = host.service(unit)
+    assert service.is_running
+    assert service.is_enabled
+    pid = host.check_output("systemctl show %s --property MainPID --value", unit)
+    lines = host.check_output("cat /proc/%s/status", pid).splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert status["Uid"].split()[0] == str(host.user(user).uid) != "0"
+    assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapEff"], 16)) == ("1", "2", 0)
+    assert host.run("systemd-analyze security --threshold=%s %s", str(exposure), unit).rc == 0
+
+
 @pytest.fixture(scope="session")
 def redis1() -> Host:
     """The host that runs Redis."""

@@ -6,13 +6,11 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from testinfra.host import Host
 
-from conftest import eventually
+from conftest import assert_confined, eventually
 
 # Published on loopback of this machine.
 BASE = "http://127.0.0.1:3002"
@@ -30,16 +28,6 @@ def ask(path: str, method: str = "GET", body: Any = None, token: str | None = No
             return answer.status, dict(answer.headers), json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, dict(error.headers), json.loads(error.read())
-
-
-@pytest.fixture
-def without_redis(redis1: Host) -> Iterator[None]:
-    """Stop Redis for a test, and bring it back whatever happens."""
-    redis1.check_output("systemctl stop redis-server")
-    try:
-        yield
-    finally:
-        redis1.check_output("systemctl start redis-server")
 
 
 def test_is_healthy_through_the_published_port() -> None:
@@ -91,16 +79,7 @@ def test_goes_on_without_redis_and_recovers_by_itself(redis1: Host, app1: Host, 
 
 
 def test_the_unit_is_enabled_and_confined(app1: Host) -> None:
-    service = app1.service("quantdesk")
-    assert service.is_running
-    assert service.is_enabled
-    pid = app1.check_output("systemctl show quantdesk --property MainPID --value")
-    status = dict(
-        line.split(":\t", 1) for line in app1.check_output("cat /proc/%s/status", pid).splitlines() if ":\t" in line
-    )
-    assert status["Uid"].split()[0] == str(app1.user("quantdesk").uid) != "0"
-    assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapEff"], 16)) == ("1", "2", 0)
-    assert app1.run("systemd-analyze security --threshold=20 quantdesk").rc == 0
+    assert_confined(app1, "quantdesk", "quantdesk", exposure=20)
 
 
 def test_its_secrets_are_in_a_file_that_only_it_reads(app1: Host) -> None:

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 from testinfra.host import Host
 
-from conftest import LAB, PREFIX, REDIS_ADDRESS, RedisCli, eventually
+from conftest import LAB, PREFIX, REDIS_ADDRESS, RedisCli, assert_confined, eventually
 
 
 def health() -> dict[str, object]:
@@ -145,17 +145,7 @@ def test_a_key_survives_a_restart_of_the_whole_host(redis1: Host, redis_cli: Red
 
 
 def test_the_unit_is_enabled_and_confined(redis1: Host) -> None:
-    service = redis1.service("redis-server")
-    assert service.is_running
-    assert service.is_enabled
-    pid = redis1.check_output("systemctl show redis-server --property MainPID --value")
-    status = dict(
-        line.split(":\t", 1) for line in redis1.check_output("cat /proc/%s/status", pid).splitlines() if ":\t" in line
-    )
-    assert status["Uid"].split()[0] == str(redis1.user("redis").uid) != "0"
-    assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapEff"], 16)) == ("1", "2", 0)
-    # Exposure from 0 to 100: a bare unit with only User= has 92.
-    assert redis1.run("systemd-analyze security --threshold=12 redis-server").rc == 0
+    assert_confined(redis1, "redis-server", "redis", exposure=12)
 
 
 def test_nobody_else_reads_its_files(redis1: Host) -> None:
