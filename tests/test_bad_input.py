@@ -102,7 +102,7 @@ def run(folder: Path, redis: dict[str, Any], app: dict[str, Any], *arguments: st
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -88,6 +88,17 @@ def test_refuses_a_certificate_for_another_name(tls_server: Server) -> None:
         resp.Client("localhost", tls_server.port, ca_file=tls_server.ca_file)
 
 
+def test_refuses_a_certificate_that_does_not_name_what_is_asked_for(tls_server: Server) -> None:
+    arguments = {"ca_file": tls_server.ca_file, "server_name": "another"}
+    with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+        resp.Client("127.0.0.1", tls_server.port, **arguments)
+
+
+def test_takes_a_certificate_that_names_the_server_whatever_the_address(tls_server: Server) -> None:
+    with resp.Client("localhost", tls_server.port, ca_file=tls_server.ca_file, server_name="127.0.0.1") as client:
+        assert isinstance(client.pipeline([["PING"]])[0], resp.ErrorReply)
+
+
 def test_nobody_there_is_an_error_at_once() -> None:
     with pytest.raises(ConnectionRefusedError):
         resp.Client("127.0.0.1", free_port())

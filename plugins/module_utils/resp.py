@@ -64,8 +64,9 @@ def decode(stream: BinaryIO) -> Reply:
 class Client:
     """One connection to one server; use it in a `with` block.
 
-    `timeout` is in seconds and holds for connecting and for each reply. `ca_file` turns TLS on; certificate and host
-    name are then always verified. Raises OSError (ssl.SSLError among them) when no connection comes about.
+    `timeout` is in seconds and holds for connecting and for each reply. `ca_file` turns TLS on; the certificate is then
+    always verified, and must name `server_name`, or `host` where that is not given. Raises OSError (ssl.SSLError among
+    them) when no connection comes about.
     """
 
     def __init__(
@@ -74,13 +75,14 @@ class Client:
         port: int,
         *,
         ca_file: str | None = None,
+        server_name: str | None = None,
         timeout: float = 5.0,
     ) -> None:
         self._socket = socket.create_connection((host, port), timeout=timeout)
         try:
             if ca_file:
                 context = ssl.create_default_context(cafile=ca_file)
-                self._socket = context.wrap_socket(self._socket, server_hostname=host)
+                self._socket = context.wrap_socket(self._socket, server_hostname=server_name or host)
         except BaseException:
             self._socket.close()
             raise

@@ -22,6 +22,7 @@ options:
       host: {description: Address to connect to., type: str, default: 127.0.0.1}
       port: {description: Port to connect to., type: int, required: true}
       ca_file: {description: Trust root on the host; turns TLS on., type: path}
+      server_name: {description: What the certificate must name; O(probes[].host) by default., type: str}
       username: {description: User to authenticate as., type: str, default: default}
       password: {description: Password to authenticate with; none sends no AUTH., type: str}
       commands: {description: The commands\, each a list of words., type: list, elements: list, required: true}
@@ -76,7 +77,13 @@ def ask(probe: dict[str, Any], timeout: float) -> dict[str, Any]:
     """Return what one connection answered; connection errors are part of the answer."""
     commands = [[str(word) for word in command] for command in probe["commands"]]
     try:
-        with Client(probe["host"], probe["port"], ca_file=probe["ca_file"], timeout=timeout) as client:
+        with Client(
+            probe["host"],
+            probe["port"],
+            ca_file=probe["ca_file"],
+            server_name=probe["server_name"],
+            timeout=timeout,
+        ) as client:
             try:
                 if probe["password"] is not None:
                     client.call("AUTH", probe["username"], probe["password"])
@@ -103,6 +110,7 @@ def main() -> None:
                     "host": {"type": "str", "default": "127.0.0.1"},
                     "port": {"type": "int", "required": True},
                     "ca_file": {"type": "path"},
+                    "server_name": {"type": "str"},
                     "username": {"type": "str", "default": "default"},
                     "password": {"type": "str", "no_log": True},
                     "commands": {"type": "list", "elements": "list", "required": True},
