@@ -112,8 +112,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             return None, str(getattr(cause, "message", cause)).rstrip(".")
 
     def _check(self, subject: str, check: dict[str, Any]) -> dict[str, Any] | None:
-        if "when" in check and not self._evaluate(check["when"])[0]:
-            return None
+        if "when" in check:
+            applies, unknown = self._evaluate(check["when"])
+            if unknown is not None:
+                return {
+                    "subject": subject,
+                    "name": check["name"],
+                    "found": f"nothing ({unknown})",
+                    "expected": check.get("expected") or "a condition that can be evaluated",
+                    "ok": False,
+                }
+            if not applies:
+                return None
         found, error = self._evaluate(check.get("found", check["name"]))
         ok = error is None
         wanted = None

@@ -16,7 +16,7 @@ def redis_bytes(size: str | int) -> int:
 
     Units after https://redis.io/docs/latest/operate/oss_and_stack/management/config-file/
     """
-    match = re.fullmatch(r"(\d+)([a-z]*)", str(size).lower())
+    match = re.fullmatch(r"([0-9]+)([a-z]*)", str(size).lower())
     if match is None or match[2] not in FACTORS:
         raise AnsibleFilterError(f"{size!r} is no size such as 512mb")
     return int(match[1]) * FACTORS[match[2]]

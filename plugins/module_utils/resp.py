@@ -52,6 +52,8 @@ def decode(stream: BinaryIO) -> Reply:
             body = stream.read(length + 2)
             if len(body) != length + 2:
                 raise ProtocolError("the connection was closed within a reply")
+            if body[-2:] != b"\r\n":
+                raise ProtocolError("not a Redis reply: a text without its end")
             return body[:-2].decode(errors="surrogateescape")
         if kind == b"*":
             count = int(rest)

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 PASSWORD = re.compile(r"[!#-&(-\[\]-~]+")
-SIZE = re.compile(r"(\d+)(b|k|kb|m|mb|g|gb)?", re.IGNORECASE)
+SIZE = re.compile(r"([0-9]+)(b|k|kb|m|mb|g|gb)?", re.IGNORECASE)
 
 
 def is_port(value: Any) -> bool:
     """Tell whether a value is a TCP port from 1 to 65535; digits in quotes, as `-e` gives them, are one too."""
-    return not isinstance(value, bool) and re.fullmatch(r"\d{1,5}", str(value)) is not None and 1 <= int(value) <= 65535
+    return (
+        not isinstance(value, bool) and re.fullmatch(r"[0-9]{1,5}", str(value)) is not None and 1 <= int(value) <= 65535
+    )
 
 
 def is_port_or_off(value: Any) -> bool:
@@ -31,12 +33,12 @@ def is_redis_size(value: Any) -> bool:
 
 
 def is_address(value: Any) -> bool:
-    """Tell whether a value is an IPv4 or IPv6 address."""
+    """Tell whether a value is an IPv4 or IPv6 address; none with a zone, which Python takes any text for."""
     try:
         ipaddress.ip_address(str(value))
     except ValueError:
         return False
-    return True
+    return "%" not in str(value)
 
 
 def is_network(value: Any) -> bool:
@@ -45,7 +47,7 @@ def is_network(value: Any) -> bool:
         ipaddress.ip_network(str(value))
     except ValueError:
         return False
-    return True
+    return "%" not in str(value)
 
 
 def is_one_line(value: Any) -> bool:
@@ -74,7 +76,7 @@ def is_label(value: Any) -> bool:
 
 def is_count(value: Any) -> bool:
     """Tell whether a value is a whole number above zero."""
-    return not isinstance(value, bool) and re.fullmatch(r"[1-9]\d{0,9}", str(value)) is not None
+    return not isinstance(value, bool) and re.fullmatch(r"[1-9][0-9]{0,9}", str(value)) is not None
 
 
 def is_absolute_path(value: Any) -> bool:
@@ -84,7 +86,7 @@ def is_absolute_path(value: Any) -> bool:
 
 def is_save_point(value: Any) -> bool:
     """Tell whether a value is a save point of Redis: seconds and changes, as in `3600 1`."""
-    return isinstance(value, str) and re.fullmatch(r"[1-9]\d{0,9} [1-9]\d{0,9}", value) is not None
+    return isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,9} [1-9][0-9]{0,9}", value) is not None
 
 
 def environment_problems(values: Any) -> list[str]:
@@ -94,7 +96,7 @@ def environment_problems(values: Any) -> list[str]:
     return [
         str(name)
         for name, value in values.items()
-        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)) is None or not is_one_line(str(value))
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)) is None or value is None or not is_one_line(str(value))
     ]
 
 

@@ -1,0 +1,154 @@
+"""The module wheelhouse builds for real, without an index: what it leaves behind, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import PROJECT
+
+PYPROJECT = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "tiny"
+version = "1.2.3"
+requires-python = ">=3.11"
+
+[tool.hatch.build.targets.wheel]
+packages = ["src/tiny"]
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A project that depends on nothing, so that its build asks nobody."""
+    folder = tmp_path / "tiny"
+    (folder / "src/tiny").mkdir(parents=True)
+    (folder / "src/tiny/__init__.py").write_text("ANSWER = 42\n")
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "requirements.txt").write_text("# Nothing is needed.\n")
+    return folder
+
+
+@pytest.fixture
+def needed(source: Path) -> str:
+    """Put a wheel where pip looks for it, and return its hash."""
+    wheel = source.parent / "needed-1.0-py3-none-any.whl"
+    about = "needed-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: needed\nVersion: 1.0\n")
+        file.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr(f"{about}/RECORD", "")
+    return sha256(wheel.read_bytes()).hexdigest()
+
+
+def build(source: Path, check: bool = False) -> dict[str, Any]:
+    """Run the module as Ansible does, and return its result."""
+    program = (
+        "import sys; sys.path.insert(0, 'tests'); from conftest import load;"
+        "load('plugins/modules/wheelhouse.py', 'wheelhouse').main()"
+    )
+    arguments = {
+        "source": str(source),
+        "lock": str(source / "requirements.txt"),
+        "dest": str(source.parent / "build"),
+        "python": "3.11.2",
+        "machine": "x86_64",
+        "platforms": ["manylinux_2_28_x86_64"],
+        "_ansible_check_mode": check,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+        cwd=PROJECT,
+        # An index that cannot answer: whoever asks one fails.
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(source.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_builds_one_archive_with_the_wheel_and_its_requirements(source: Path) -> None:
+    result = build(source)
+    assert result["changed"] is True, result
+    assert result["release"].startswith("1.2.3-")
+    with tarfile.open(result["path"]) as tar:
+        names = {Path(name).name for name in tar.getnames()}
+    assert {"tiny-1.2.3-py3-none-any.whl", "requirements.txt"} <= names
+
+
+def test_leaves_nothing_behind_in_the_sources_or_beside_the_archive(source: Path) -> None:
+    before = sorted(source.rglob("*"))
+    archive = Path(build(source)["path"])
+    assert sorted(source.rglob("*")) == before
+    assert list(archive.parent.iterdir()) == [archive]
+
+
+def test_builds_the_same_sources_only_once(source: Path) -> None:
+    first = build(source)
+    written = Path(first["path"]).stat().st_mtime_ns
+    second = build(source)
+    assert second["changed"] is False
+    assert (second["path"], second["release"]) == (first["path"], first["release"])
+    assert Path(second["path"]).stat().st_mtime_ns == written
+
+
+def test_check_mode_announces_the_archive_and_builds_nothing(source: Path) -> None:
+    announced = build(source, check=True)
+    assert announced["changed"] is True
+    assert not (source.parent / "build").exists()
+    assert build(source)["path"] == announced["path"]
+    assert build(source, check=True)["changed"] is False
+
+
+def test_gathers_what_the_lock_names_by_its_hash(source: Path, needed: str) -> None:
+    (source / "requirements.txt").write_text(f"needed==1.0 \\\n    --hash=sha256:{needed}\n")
+    result = build(source)
+    assert result["changed"] is True, result
+    with tarfile.open(result["path"]) as tar:
+        assert "./needed-1.0-py3-none-any.whl" in tar.getnames()
+
+
+@pytest.mark.parametrize("wrong", ["", f" --hash=sha256:{'0' * 64}"], ids=["no hash", "another hash"])
+def test_refuses_what_the_lock_names_without_the_right_hash(source: Path, needed: str, wrong: str) -> None:
+    (source / "requirements.txt").write_text(f"needed==1.0{wrong}\n")
+    result = build(source)
+    assert result.get("failed"), result
+    assert "hashes" in result["msg"].lower()
+    assert list((source.parent / "build").iterdir()) == []
+
+
+def test_a_broken_build_leaves_no_archive_that_a_later_run_would_take(source: Path) -> None:
+    (source / "pyproject.toml").write_text(PYPROJECT.replace("hatchling.build", "nowhere"))
+    result = build(source)
+    assert result.get("failed"), result
+    assert list((source.parent / "build").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, "[project]\nname = 'tiny'\n", "not toml"])
+def test_a_folder_that_is_no_project_is_refused_by_the_name_of_the_variable(source: Path, content: str | None) -> None:
+    if content is None:
+        (source / "pyproject.toml").unlink()
+    else:
+        (source / "pyproject.toml").write_text(content)
+    result = build(source)
+    assert result["failed"]
+    assert f"app_source {source} holds no project" in result["msg"]
+    assert not (source.parent / "build").exists()
