@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from types import TracebackType
-from typing import BinaryIO, Union
+from typing import Any, BinaryIO, Union
 
 Reply = Union[str, int, None, "ErrorReply", "list[Reply]"]
 
@@ -66,9 +66,10 @@ def decode(stream: BinaryIO) -> Reply:
 class Client:
     """One connection to one server; use it in a `with` block.
 
-    `timeout` is in seconds and holds for connecting and for each reply. `ca_file` turns TLS on; the certificate is then
-    always verified, and must name `server_name`, or `host` where that is not given. Raises OSError (ssl.SSLError among
-    them) when no connection comes about.
+    `timeout` is in seconds and holds for connecting and for each reply. `ca_file` turns TLS on; the certificate is
+    then always verified, and must name `server_name`, or `host` where that is not given. `cert_file` and `key_file` are
+    for a server that asks its clients for certificates; `context` stands in for all three. Raises OSError (ssl.SSLError
+    among them) when no connection comes about.
     """
 
     def __init__(
@@ -78,12 +79,18 @@ class Client:
         *,
         ca_file: str | None = None,
         server_name: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+        context: ssl.SSLContext | None = None,
         timeout: float = 5.0,
     ) -> None:
         self._socket = socket.create_connection((host, port), timeout=timeout)
         try:
-            if ca_file:
+            if ca_file and context is None:
                 context = ssl.create_default_context(cafile=ca_file)
+                if cert_file:
+                    context.load_cert_chain(cert_file, key_file)
+            if context is not None:
                 self._socket = context.wrap_socket(self._socket, server_hostname=server_name or host)
         except BaseException:
             self._socket.close()
@@ -102,6 +109,14 @@ class Client:
         """Close the connection; harmless when it is closed already."""
         self._stream.close()
         self._socket.close()
+
+    def peer_certificate(self) -> bytes | None:
+        """Return the certificate that the server showed, in DER; None in plaintext."""
+        return self._socket.getpeercert(True) if isinstance(self._socket, ssl.SSLSocket) else None
+
+    def peer(self) -> dict[str, Any]:
+        """Return what a verified certificate of the server says, as ssl.SSLSocket.getpeercert(); empty in plaintext."""
+        return (self._socket.getpeercert() or {}) if isinstance(self._socket, ssl.SSLSocket) else {}
 
     def pipeline(self, commands: Sequence[Sequence[str]]) -> list[Reply]:
         """Send all commands at once and return their replies in order, error replies included."""

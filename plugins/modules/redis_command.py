@@ -22,10 +22,15 @@ options:
       host: {description: Address to connect to., type: str, default: 127.0.0.1}
       port: {description: Port to connect to., type: int, required: true}
       ca_file: {description: Trust root on the host; turns TLS on., type: path}
-      server_name: {description: What the certificate must name; O(probes[].host) by default., type: str}
+      server_name: {description: "What the certificate must name; O(probes[].host) by default.", type: str}
+      cert_file: {description: "Certificate of this client on the host, for mutual TLS.", type: path}
+      key_file: {description: Its key., type: path}
+      foreign_certificate: {description: Show a certificate that its authority did not sign., type: bool}
+      tls_maximum: {description: "Newest TLS version to offer, C(TLSv1.1) or C(TLSv1.2).", type: str}
+      tls_ciphers: {description: "What to offer up to TLS 1.2, in OpenSSL's words.", type: str}
       username: {description: User to authenticate as., type: str, default: default}
       password: {description: Password to authenticate with; none sends no AUTH., type: str}
-      commands: {description: The commands\, each a list of words., type: list, elements: list, required: true}
+      commands: {description: "The commands, each a list of words.", type: list, elements: list, required: true}
   timeout:
     description: Seconds to wait for a connection and for each reply.
     type: float
@@ -51,12 +56,19 @@ EXAMPLES = r"""
 RETURN = r"""
 probes:
   description: By name, C(connected), C(error) (empty if there was none) and C(replies), one for each command.
-    The reply to CONFIG GET and its like is a dictionary.
+    The reply to CONFIG GET and its like is a dictionary. Over TLS also C(certificate) of the server, with its C(names),
+    C(days) until it ends and its C(sha256).
   type: dict
   returned: always
 """
 
-from typing import Any  # noqa: E402 - Ansible wants the documentation first
+import hashlib  # noqa: E402 - Ansible wants the documentation first
+import ssl  # noqa: E402
+import subprocess  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+import warnings  # noqa: E402
+from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
@@ -73,6 +85,46 @@ def readable(command: list[str], reply: Reply) -> Any:
     return reply
 
 
+def context(probe: dict[str, Any]) -> ssl.SSLContext | None:
+    """Return what a probe offers over TLS; None without a `ca_file`."""
+    if not probe["ca_file"]:
+        return None
+    offer = ssl.create_default_context(cafile=probe["ca_file"])
+    if probe["tls_maximum"]:
+        with warnings.catch_warnings():
+            # Old versions are what is asked for: the server must be the one that refuses them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            offer.minimum_version = ssl.TLSVersion.TLSv1
+            offer.maximum_version = {"TLSv1.1": ssl.TLSVersion.TLSv1_1, "TLSv1.2": ssl.TLSVersion.TLSv1_2}[
+                probe["tls_maximum"]
+            ]
+    if probe["tls_ciphers"]:
+        offer.set_ciphers(probe["tls_ciphers"])
+    if probe["foreign_certificate"]:
+        with tempfile.TemporaryDirectory() as folder:
+            key, certificate = f"{folder}/key", f"{folder}/certificate"
+            new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+            subject = ["-subj", "/CN=foreign", "-keyout", key, "-out", certificate]
+            subprocess.run([*new, *subject], check=True, capture_output=True)
+            offer.load_cert_chain(certificate, key)
+    elif probe["cert_file"]:
+        offer.load_cert_chain(probe["cert_file"], probe["key_file"])
+    return offer
+
+
+def describe(client: Client) -> dict[str, Any]:
+    """Return the names of the server's certificate, the days until it ends, and its SHA-256; nothing in plaintext."""
+    shown, raw = client.peer(), client.peer_certificate()
+    if not shown or raw is None:
+        return {}
+    seconds = ssl.cert_time_to_seconds(shown["notAfter"]) - time.time()
+    return {
+        "names": [name for _, name in shown.get("subjectAltName", ())],
+        "days": int(seconds // 86400),
+        "sha256": hashlib.sha256(raw).hexdigest(),
+    }
+
+
 def ask(probe: dict[str, Any], timeout: float) -> dict[str, Any]:
     """Return what one connection answered; connection errors are part of the answer."""
     commands = [[str(word) for word in command] for command in probe["commands"]]
@@ -80,21 +132,24 @@ def ask(probe: dict[str, Any], timeout: float) -> dict[str, Any]:
         with Client(
             probe["host"],
             probe["port"],
-            ca_file=probe["ca_file"],
             server_name=probe["server_name"],
+            context=context(probe),
             timeout=timeout,
         ) as client:
+            certificate = describe(client)
             try:
                 if probe["password"] is not None:
                     client.call("AUTH", probe["username"], probe["password"])
                 replies = client.pipeline(commands)
             except (ErrorReply, ProtocolError, OSError) as error:
-                return {"connected": True, "error": f"{type(error).__name__}: {error}", "replies": []}
+                problem = f"{type(error).__name__}: {error}"
+                return {"connected": True, "error": problem, "replies": [], "certificate": certificate}
     except OSError as error:
-        return {"connected": False, "error": f"{type(error).__name__}: {error}", "replies": []}
+        return {"connected": False, "error": f"{type(error).__name__}: {error}", "replies": [], "certificate": {}}
     answers = [readable(command, reply) for command, reply in zip(commands, replies, strict=True)]
     errors = [reply for reply in replies if isinstance(reply, ErrorReply)]
-    return {"connected": True, "error": str(errors[0]) if errors else "", "replies": answers}
+    problem = str(errors[0]) if errors else ""
+    return {"connected": True, "error": problem, "replies": answers, "certificate": certificate}
 
 
 def main() -> None:
@@ -111,6 +166,11 @@ def main() -> None:
                     "port": {"type": "int", "required": True},
                     "ca_file": {"type": "path"},
                     "server_name": {"type": "str"},
+                    "cert_file": {"type": "path"},
+                    "key_file": {"type": "path"},
+                    "foreign_certificate": {"type": "bool"},
+                    "tls_maximum": {"type": "str", "choices": ["TLSv1.1", "TLSv1.2"]},
+                    "tls_ciphers": {"type": "str"},
                     "username": {"type": "str", "default": "default"},
                     "password": {"type": "str", "no_log": True},
                     "commands": {"type": "list", "elements": "list", "required": True},

@@ -1,0 +1,144 @@
+"""How modules reach the Redis server on their own host: the option `server`, and logins that are tried in order.
+
+A password that is being changed is known to the server under its old value until the change is made, so a module is
+given every login that may be valid, the wanted one first.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.resp import Client, ErrorReply
+
+# What `argument_spec` says of the options that the modules share.
+SERVER_OPTIONS: dict[str, Any] = {
+    "server": {
+        "type": "dict",
+        "options": {
+            "host": {"type": "str", "default": "127.0.0.1"},
+            "port": {"type": "int", "required": True},
+            "ca_file": {"type": "path"},
+            "server_name": {"type": "str"},
+            "cert_file": {"type": "path"},
+            "key_file": {"type": "path"},
+        },
+    },
+    "logins": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "username": {"type": "str", "default": "default"},
+            "password": {"type": "str", "no_log": True},
+        },
+    },
+    # The login that this host last knew, as redis_users leaves it for operators; tried after the first of `logins`.
+    "credentials_file": {"type": "path"},
+    # Seconds for a connection and each reply, and for a server that is still loading its data.
+    "timeout": {"type": "float", "default": 5.0},
+    "loading_timeout": {"type": "float", "default": 60.0},
+}
+
+
+class Refused(Exception):
+    """The server is there and cannot be used; the message says why and what to do."""
+
+
+def credentials(file: str | None) -> list[dict[str, Any]]:
+    """Return the login of a credentials file (`REDISCLI_USER=…`, `REDISCLI_AUTH=…`), or none where there is no file."""
+    if file is None:
+        return []
+    try:
+        text = Path(file).read_text()
+    except FileNotFoundError:
+        return []
+    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    if not values.get("REDISCLI_AUTH"):
+        return []
+    return [{"username": values.get("REDISCLI_USER", "default"), "password": values["REDISCLI_AUTH"]}]
+
+
+def where(server: dict[str, Any]) -> str:
+    """Return the server's address as people write it."""
+    return f"{server['host']}:{server['port']}"
+
+
+def login(client: Client, logins: list[dict[str, Any]], address: str) -> str | None:
+    """Authenticate with the first login that the server takes, and return its user; None if it asks for no password.
+
+    Raises Refused when it takes none of them.
+    """
+    refusals = []
+    for attempt in logins:
+        if attempt["password"] is None:
+            continue
+        try:
+            client.call("AUTH", attempt["username"], attempt["password"])
+        except ErrorReply as error:
+            refusals.append(f"{attempt['username']}: {str(error).split('.')[0]}")
+        else:
+            return str(attempt["username"])
+    try:
+        client.call("PING")
+    except ErrorReply as error:
+        if str(error).startswith("NOAUTH"):
+            raise Refused(
+                f"the server on {address} refuses every login that was tried ({'; '.join(refusals) or 'none given'}). "
+                "Nothing was changed. Its users were changed by hand: make it read its ACL file again (ACL LOAD, or a "
+                "restart), then run this again."
+            ) from error
+        # Loading, or a full disk: somebody is in.
+    return None
+
+
+def connect(params: dict[str, Any]) -> Client | None:
+    """Return an authenticated connection to a server that has its data; None when nobody listens there.
+
+    `params` are a module's, with SERVER_OPTIONS among them. Raises Refused when the server is there but takes no login,
+    keeps loading for too long, or does not speak TLS as expected.
+    """
+    server, loading_timeout = params["server"], params["loading_timeout"]
+    address = where(server)
+    try:
+        client = Client(
+            server["host"],
+            server["port"],
+            ca_file=server["ca_file"],
+            server_name=server["server_name"],
+            cert_file=server["cert_file"],
+            key_file=server["key_file"],
+            timeout=params["timeout"],
+        )
+    except ConnectionRefusedError:
+        return None
+    except OSError as error:
+        raise Refused(
+            f"a server listens on {address}, but no connection came about: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        # What this host knew last comes before what others may have left: it is the same user, before its change.
+        first, *others = params["logins"] or [{"username": "default", "password": None}]
+        login(client, [first, *credentials(params["credentials_file"]), *others], address)
+        deadline = time.monotonic() + loading_timeout
+        while True:
+            # INFO is served while the data is loaded, and says how long it will take.
+            info = dict(
+                line.split(":", 1) for line in str(client.call("INFO", "persistence")).split("\r\n") if ":" in line
+            )
+            if info.get("loading", "0") == "0":
+                return client
+            if time.monotonic() > deadline:
+                raise Refused(
+                    f"the server on {address} is still loading its data after {loading_timeout:g} s "
+                    f"({info.get('loading_loaded_perc', '?')} %, {info.get('loading_eta_seconds', '?')} s to go). "
+                    "Nothing was changed; run this again when it is done."
+                )
+            time.sleep(0.2)
+    except ErrorReply as error:
+        client.close()
+        raise Refused(f"the server on {address} answers: {error}") from error
+    except BaseException:
+        client.close()
+        raise
