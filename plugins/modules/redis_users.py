@@ -1,0 +1,402 @@
+"""Ansible module: Redis' users, in the ACL file and live. See DOCUMENTATION."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: redis_users
+short_description: Keep Redis' users as declared, in the ACL file and on the running server
+description:
+  - Writes the ACL file with hashed passwords, and changes the running server to match.
+  - ACL LOAD of Redis 7.0 would cut every connection of every user but C(default). This module changes only the users
+    that differ, with ACL SETUSER, which leaves their connections alone, and removes those that are not declared.
+  - The running server is the judge. What it refuses is said in its own words, and nothing is changed then.
+  - A user that may change users, and whose login is in O(logins) or left in O(credentials_file), must be declared.
+    Otherwise the next run would be locked out, and this one is refused.
+options:
+  path: {description: The ACL file., type: path, required: true}
+  users:
+    description: All users. C(default) is switched off when it is not among them.
+    type: list
+    elements: dict
+    required: true
+    options:
+      name: {description: Name., type: str, required: true}
+      password: {description: "Password; without one nobody can log in, and the user is off.", type: str}
+      previous_password: {description: "Another one that is accepted, while clients change over.", type: str}
+      enabled: {description: Whether the user may log in., type: bool, default: true}
+      rules: {description: "Keys, channels and commands, in the words of an ACL.", type: str, required: true}
+  credentials_user:
+    description: The user whose login is left in O(credentials_file), for root alone, when all the rest is done.
+    type: str
+  server_binary:
+    description: The server's program, for a trial of the file while no server runs.
+    type: path
+    default: /usr/bin/redis-server
+  server: {description: How to reach the server., type: dict}
+  logins: {description: "Logins that it may know, the wanted one first.", type: list, elements: dict}
+  credentials_file: {description: The login that this host knew last; tried after O(logins)., type: path}
+  timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
+  loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
+extends_documentation_fragment: [files]
+"""
+
+EXAMPLES = r"""
+- name: Two users
+  redis_users:
+    path: /etc/redis/users.acl
+    users:
+      - {name: admin, password: "{{ redis_admin_password }}", rules: "~* &* +@all"}
+      - {name: app, password: "{{ redis_app_password }}", rules: "~app:* &app:* +get +set +ping"}
+    server: {port: 6380, ca_file: /etc/ssl/ca.crt}
+    logins: [{username: admin, password: "{{ redis_admin_password }}"}]
+"""
+
+RETURN = r"""
+added: {description: Names of users that were not there., type: list, returned: always}
+updated: {description: Names of users that were different., type: list, returned: always}
+removed: {description: Names of users that are not declared; their connections were cut., type: list, returned: always}
+server: {description: "C(up), C(down) or C(none).", type: str, returned: always}
+"""
+
+import errno  # noqa: E402 - Ansible wants the documentation first
+import os  # noqa: E402
+import re  # noqa: E402
+import shlex  # noqa: E402
+from dataclasses import replace  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.redis_acl import (  # noqa: E402
+    AclError,
+    User,
+    build,
+    digest,
+    hide,
+    parse,
+    parse_file,
+    render_file,
+)
+from ansible.module_utils.redis_files import Candidate, read  # noqa: E402
+from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect  # noqa: E402
+from ansible.module_utils.redis_trial import TrialError, trial  # noqa: E402
+from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
+
+Users = dict[str, User]
+Login = tuple[str, str]
+# Rules that are no rights; the module's options say the same.
+STATES = {"on", "off", "nopass", "reset", "resetpass", "sanitize-payload", "skip-sanitize-payload"}
+
+
+class Partly(Exception):
+    """A step failed after others were done; the message says what holds now."""
+
+
+def wanted_users(declared: list[dict[str, Any]]) -> Users:
+    """Return the declared users by name, and `default` switched off if it is not among them; raises AclError."""
+    users: Users = {}
+    for item in declared:
+        name, rules = item["name"], item["rules"]
+        if re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name) is None:
+            raise AclError(f"user {name!r}: a name is letters, digits, dots, dashes and underscores")
+        if name in users:
+            raise AclError(f"user {name} is declared twice")
+        if not rules.isprintable() or re.search(r"""["'()\\]""", rules):
+            raise AclError(f"user {name}: rules are one line without quotes and parentheses, found {rules!r}")
+        words = rules.split()
+        for word in words:
+            if word.startswith((">", "<", "#", "!")) or word.lower() in STATES:
+                raise AclError(f"user {name}: passwords and on or off are no rules; use password and enabled")
+        passwords = [word for word in (item["password"], item["previous_password"]) if word is not None]
+        if not all(passwords):
+            raise AclError(f"user {name} has an empty password")
+        if item["previous_password"] and not item["password"]:
+            raise AclError(f"user {name} has a previous password and none now")
+        switch = "on" if item["enabled"] and passwords else "off"
+        users[name] = build(name, [switch, *(f"#{digest(password)}" for password in passwords), *words])
+    users.setdefault("default", build("default", ["off"]))
+    return users
+
+
+def users_of(lines: Reply) -> Users:
+    """Return the users of a reply to ACL LIST."""
+    assert isinstance(lines, list)
+    users = [parse(str(line)) for line in lines]
+    return {user.name: user for user in users}
+
+
+def compare(now: Users, wanted: Users) -> dict[str, list[str]]:
+    """Return the names of users that are missing, different and too many."""
+    return {
+        "added": sorted(wanted.keys() - now.keys()),
+        "updated": sorted(name for name in wanted.keys() & now.keys() if wanted[name] != now[name]),
+        "removed": sorted(now.keys() - wanted.keys()),
+    }
+
+
+def rehearse(client: Client, wanted: Users) -> Users:
+    """Return the wanted users in the server's own words; raises AclError in the same where it refuses one.
+
+    Redis rewrites command rules (`-@dangerous` becomes a list of commands), so that only the server can tell whether
+    two mean the same. It is asked with stand-ins that are switched off and have no password: nobody can be one. They
+    come and go in one transaction, so that nobody sees them, and a run that is cut off leaves none.
+    """
+    prefix = "stand-in-for-"
+    bodies = {
+        f"{prefix}{name}": ["reset", *(rule for rule in user.rules() if rule != "on" and not rule.startswith("#"))]
+        for name, user in wanted.items()
+    }
+    sets = [["ACL", "SETUSER", name, *body] for name, body in bodies.items()]
+    queued = client.pipeline([["MULTI"], *sets, ["ACL", "LIST"], ["ACL", "DELUSER", *bodies], ["EXEC"]])
+    for reply in queued:
+        if isinstance(reply, ErrorReply):
+            raise reply
+    replies = queued[-1]
+    assert isinstance(replies, list)
+    for name, reply in zip(wanted, replies, strict=False):
+        if isinstance(reply, ErrorReply):
+            raise AclError(f"user {name}: Redis says: {str(reply).replace(prefix, '')}")
+    seen = users_of(replies[-2])
+    return {
+        name: replace(seen[f"{prefix}{name}"], name=name, enabled=user.enabled, hashes=user.hashes)
+        for name, user in wanted.items()
+    }
+
+
+def find_keeper(params: dict[str, Any], wanted: Users, user: str) -> Login:
+    """Return a wanted login that may change users and that the next run will know; raises AclError without one.
+
+    `user` is who this run is logged in as.
+    """
+    known = [(login["username"], login["password"]) for login in params["logins"]]
+    if params["credentials_file"]:
+        known += [(item["name"], item["password"]) for item in params["users"] if keeps(params, item)]
+    for name, password in known:
+        if password and name in wanted and wanted[name].may_change_users() and digest(password) in wanted[name].hashes:
+            return name, password
+    raise AclError(
+        f"{user} would lock itself out: none of the declared users may run ACL and has a login that is among `logins` "
+        "or left in `credentials_file`"
+    )
+
+
+def apply(client: Client, wanted: Users, changes: dict[str, list[str]], keeper: Login) -> None:
+    """Change the running server, logged in as the keeper from then on. Raises ErrorReply.
+
+    The keeper comes first: whoever this connection was, it may do all the rest, and the way back, too.
+    """
+    differs = changes["added"] + changes["updated"]
+    for name in sorted(differs, key=lambda name: name != keeper[0]):
+        client.call("ACL", "SETUSER", name, "reset", *wanted[name].rules())
+        if name == keeper[0]:
+            client.call("AUTH", *keeper)
+    if changes["removed"]:
+        # One of them may be who came in.
+        client.call("AUTH", *keeper)
+        client.call("ACL", "DELUSER", *changes["removed"])
+
+
+def take_back(client: Client, now: Users, changes: dict[str, list[str]], keeper: Login) -> None:
+    """Put the users back as they were, the one of this connection last. Raises what the connection raises."""
+    changed = changes["updated"] + changes["removed"] + changes["added"]
+    for name in sorted(changed, key=lambda name: name == keeper[0]):
+        if name in now:
+            client.call("ACL", "SETUSER", name, "reset", *now[name].rules())
+        else:
+            client.call("ACL", "DELUSER", name)
+
+
+def keeps(params: dict[str, Any], item: dict[str, Any]) -> bool:
+    """Tell whether a declared user is the one of the credentials file."""
+    return bool(item["name"] == params["credentials_user"])
+
+
+def credentials_text(params: dict[str, Any]) -> str | None:
+    """Return what the credentials file is to hold; None when it is not asked for. Raises AclError."""
+    if not params["credentials_file"] or not params["credentials_user"]:
+        return None
+    for item in params["users"]:
+        if keeps(params, item) and item["password"]:
+            # A shell reads the file, as root.
+            if shlex.quote(item["password"]) != item["password"]:
+                raise AclError(f"user {item['name']}: a shell would not read this password as it is from a file")
+            return f"REDISCLI_USER={item['name']}\nREDISCLI_AUTH={item['password']}\n"
+    raise AclError(f"credentials_user {params['credentials_user']} is not declared, or has no password")
+
+
+def loadable(text: str | None) -> Users | None:
+    """Return the users of an ACL file; None where there is none, or one that is not to stay."""
+    if text is None:
+        return None
+    try:
+        users: Users = parse_file(text)
+        return users
+    except AclError:
+        # Redis would not load it, or it holds passwords in the clear.
+        return None
+
+
+def describe(error: OSError, path: str) -> str:
+    """Return what the system says of a file, with the name of the error."""
+    code = errno.errorcode.get(error.errno or 0, "error")
+    return f"{error.filename or path}: {error.strerror or error} ({code})"
+
+
+class Run:
+    """One run of the module."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params: dict[str, Any] = module.params
+        self.path: str = self.params["path"]
+
+    def declare(self, path: str) -> bool:
+        """Give a file the declared owner and mode; return whether that changed it."""
+        arguments = self.module.load_file_common_arguments(self.params, path=path)
+        return bool(self.module.set_fs_attributes_if_different(arguments, False))
+
+    def declare_secret(self, path: str) -> bool:
+        """Make a file root's alone, or this user's where that is not root; return whether that changed it."""
+        owner = {"owner": "root", "group": "root"} if os.geteuid() == 0 else {"owner": None, "group": None}
+        arguments = self.module.load_file_common_arguments({"mode": "0600", **owner}, path=path)
+        return bool(self.module.set_fs_attributes_if_different(arguments, False))
+
+    def main(self) -> None:
+        """Compare, judge, write beside, apply, put in place."""
+        wanted = wanted_users(self.params["users"])
+        secret = credentials_text(self.params)
+        client = connect(self.params) if self.params["server"] else None
+        text = read(self.path)
+        before = loadable(text)
+        now = users_of(client.call("ACL", "LIST")) if client else before or {}
+        spoken = rehearse(client, wanted) if client else wanted
+        changes = compare(now, spoken)
+        # ACL SAVE writes the server's own words.
+        rewrite = before not in (wanted, spoken)
+        keeper = None
+        if client:
+            keeper = find_keeper(self.params, wanted, str(client.call("ACL", "WHOAMI")))
+        elif rewrite:
+            trial(self.params["server_binary"], "", render_file(wanted.values()))
+        if not self.module.check_mode:
+            self.write(client, now, wanted, changes, rewrite, keeper)
+        changed = any(changes.values()) or rewrite
+        if not rewrite:
+            changed = self.declare(self.path) or changed
+        if secret is not None:
+            changed = self.leave(secret) or changed
+        self.module.exit_json(
+            changed=changed,
+            server="none" if not self.params["server"] else "up" if client else "down",
+            diff=self.diff(text, now, wanted, changes if client else {}, rewrite),
+            **changes,
+        )
+
+    def diff(
+        self, text: str | None, now: Users, wanted: Users, changes: dict[str, list[str]], rewrite: bool
+    ) -> list[dict[str, str]]:
+        """Return what changes in the file and on the server, without hashes."""
+        parts = []
+        if rewrite:
+            parts.append((self.path, text or "", render_file(wanted.values())))
+        names = {name for part in changes.values() for name in part}
+        if names:
+            parts.append(
+                (
+                    "running server",
+                    render_file(user for name, user in now.items() if name in names),
+                    render_file(user for name, user in wanted.items() if name in names),
+                )
+            )
+        return [
+            {"before_header": header, "after_header": header, "before": hide(before), "after": hide(after)}
+            for header, before, after in parts
+        ]
+
+    def leave(self, secret: str) -> bool:
+        """Leave the login in the credentials file; return whether that changes it. Raises Partly."""
+        path = self.params["credentials_file"]
+        try:
+            if read(path) == secret:
+                return self.declare_secret(path)
+            if not self.module.check_mode:
+                Candidate(path, secret, self.declare_secret).replace(keep=False)
+        except OSError as error:
+            raise Partly(
+                f"{describe(error, path)}. The users are as declared; their credentials file is not"
+            ) from error
+        return True
+
+    def write(
+        self,
+        client: Client | None,
+        now: Users,
+        wanted: Users,
+        changes: dict[str, list[str]],
+        rewrite: bool,
+        keeper: Login | None,
+    ) -> None:
+        """Write the file beside, change the server, put the file in place; undo it all when a step fails."""
+        if not os.path.isdir(os.path.dirname(self.path)):
+            raise AclError(f"{os.path.dirname(self.path)} is no folder: Redis is not installed")
+        candidate = Candidate(self.path, render_file(wanted.values()), self.declare) if rewrite else None
+        try:
+            if client and keeper:
+                try:
+                    apply(client, wanted, changes, keeper)
+                    if candidate:
+                        candidate.replace()
+                except (ErrorReply, ProtocolError, OSError) as error:
+                    self.undo(client, now, changes, keeper, error)
+                    raise
+            elif candidate:
+                candidate.replace()
+        finally:
+            if candidate:
+                candidate.discard()
+
+    def undo(self, client: Client, now: Users, changes: dict[str, list[str]], keeper: Login, cause: Exception) -> None:
+        """Put the server's users back; raises Partly where that fails, too."""
+        try:
+            take_back(client, now, changes, keeper)
+        except (ErrorReply, ProtocolError, OSError) as error:
+            raise Partly(
+                f"{cause}; and its users could not be put back: {error}. {self.path} is as it was: run this again"
+            ) from error
+
+
+def main() -> None:
+    """Run as Ansible runs a module."""
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "users": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "password": {"type": "str", "no_log": True},
+                    "previous_password": {"type": "str", "no_log": True},
+                    "enabled": {"type": "bool", "default": True},
+                    "rules": {"type": "str", "required": True},
+                },
+            },
+            "credentials_user": {"type": "str"},
+            "server_binary": {"type": "path", "default": "/usr/bin/redis-server"},
+            **SERVER_OPTIONS,
+        },
+        add_file_common_args=True,
+        supports_check_mode=True,
+    )
+    try:
+        Run(module).main()
+    except Partly as error:
+        module.fail_json(msg=f"{error}.")
+    except (AclError, Refused, TrialError, ErrorReply, ProtocolError) as error:
+        module.fail_json(msg=f"{str(error).rstrip('.')}. Nothing was changed.")
+    except OSError as error:
+        module.fail_json(msg=f"{describe(error, module.params['path'])}. Nothing was changed.")
+
+
+if __name__ == "__main__":
+    main()
