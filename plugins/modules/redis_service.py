@@ -1,0 +1,270 @@
+"""Ansible module: make a unit of Redis run what is installed. See DOCUMENTATION."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: redis_service
+short_description: Start Redis, or restart it once if it must, and wait until it answers
+description:
+  - Enables and starts the unit. Restarts it only for O(restart_for), and for what it sees itself, namely a unit file
+    that is newer than the process, or a program that was replaced under it. So a run that was cut off before its
+    restart is made good by the next one.
+  - Then waits for a login and a PONG; a server that does not come up fails the task with its own log.
+options:
+  unit: {description: Name of the unit., type: str, required: true}
+  enabled: {description: Whether it starts with the host., type: bool, default: true}
+  restart_for: {description: Reasons for a restart that the caller knows., type: list, elements: str, default: []}
+  log_file: {description: "The server's log, shown when it does not come up.", type: path}
+  config_file: {description: "Its configuration, whose old version is named when it does not come up.", type: path}
+  start_timeout: {description: Seconds that a start may take., type: float, default: 120}
+  server: {description: How to reach the server., type: dict}
+  logins: {description: Logins that it may know., type: list, elements: dict}
+  credentials_file: {description: The login that this host knew last., type: path}
+  timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
+  loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
+"""
+
+EXAMPLES = r"""
+- name: Run Redis
+  redis_service:
+    unit: redis-server.service
+    restart_for: ["io-threads is 1, wanted 4"]
+    server: {port: 6380, ca_file: /etc/ssl/ca.crt}
+    logins: [{username: admin, password: "{{ redis_admin_password }}"}]
+"""
+
+RETURN = r"""
+restarted: {description: Whether it was restarted., type: bool, returned: always}
+started: {description: Whether it was started., type: bool, returned: always}
+reasons: {description: Why it was restarted., type: list, returned: always}
+seconds: {description: Seconds until it answered., type: float, returned: when it was started or restarted}
+main_pid: {description: The server's process., type: int, returned: always but in check mode}
+"""
+
+import os  # noqa: E402 - Ansible wants the documentation first
+import subprocess  # noqa: E402
+import time  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect, where  # noqa: E402
+from ansible.module_utils.resp import ProtocolError  # noqa: E402
+
+# Refusals in a row, a second apart, after which waiting is no use: each wrong login is a line in the ACL log.
+PATIENCE = 3
+PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,FragmentPath"
+
+
+@dataclass
+class State:
+    """What systemd and the kernel say of a unit; times are seconds since the epoch."""
+
+    loaded: bool
+    active: bool
+    enabled: bool
+    stale: bool
+    pid: int = 0
+    started: float = 0.0
+    # When each of the unit's files was last changed.
+    files: dict[str, float] = field(default_factory=dict)
+    # Whether it is neither enabled nor disabled: a unit without an [Install] section.
+    fixed: bool = False
+    # Whether the program was replaced since the process started.
+    replaced: bool = False
+
+    def reasons(self) -> list[str]:
+        """Return why the running process is not what is installed."""
+        if not self.active:
+            return []
+        if not self.pid:
+            return ["it has no process"]
+        reasons = [
+            f"{path} is newer than the process" for path, changed in self.files.items() if changed > self.started
+        ]
+        return reasons + (["the program was replaced"] if self.replaced else [])
+
+
+@dataclass
+class Plan:
+    """What to do to a unit, in this order."""
+
+    reload: bool
+    # The verb of systemctl, "enable" or "disable"; empty for neither.
+    boot: str
+    # "start" or "restart"; empty for neither.
+    run: str
+    reasons: list[str]
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.reload or self.boot or self.run)
+
+
+def plan(state: State, enabled: bool, restart_for: list[str]) -> Plan:
+    """Return what makes a unit in this state run what is installed; `restart_for` are the caller's own reasons."""
+    reasons = [*restart_for, *state.reasons()] if state.active else []
+    return Plan(
+        reload=state.stale or not state.loaded,
+        boot="" if state.enabled == enabled or state.fixed else "enable" if enabled else "disable",
+        run="restart" if reasons else "" if state.active else "start",
+        reasons=reasons,
+    )
+
+
+def started_at(pid: int) -> float:
+    """Return when a process started; raises OSError when it is gone. Field 22 of proc(5)'s stat."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    return int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def parse_state(text: str, own_file: str) -> State:
+    """Return the state from the output of `systemctl show`, and what /proc knows besides.
+
+    `own_file` is where an administrator's unit file is. systemd does not notice one that came after the package's was
+    loaded.
+    """
+    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    hidden = os.path.exists(own_file) and values.get("FragmentPath") != own_file
+    state = State(
+        loaded=values.get("LoadState") == "loaded",
+        active=values.get("ActiveState") in ("active", "activating", "reloading"),
+        enabled=values.get("UnitFileState") == "enabled",
+        fixed=values.get("UnitFileState") in ("static", "generated"),
+        stale=values.get("NeedDaemonReload") == "yes" or hidden,
+        pid=int(values.get("MainPID") or 0),
+    )
+    # Not its drop-ins: what an operator has put there waits for the operator's own restart.
+    file = own_file if hidden else values.get("FragmentPath", "")
+    state.files = {file: os.stat(file).st_mtime} if os.path.exists(file) else {}
+    if state.pid:
+        try:
+            # btime is a whole second: without it a file from the same second would count as newer.
+            state.started = started_at(state.pid) + 1
+            state.replaced = os.readlink(f"/proc/{state.pid}/exe").endswith(" (deleted)")
+        except OSError:
+            # It ended since systemd was asked.
+            state.pid = 0
+    return state
+
+
+def systemctl(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run systemctl and return what came of it."""
+    return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=timeout)
+
+
+def evidence(params: dict[str, Any]) -> str:
+    """Return the last lines of the unit's state, its journal and its log."""
+    commands = [["systemctl", "status", "--no-pager", "--lines", "15", params["unit"]]]
+    if params["log_file"]:
+        commands.append(["tail", "-n", "15", params["log_file"]])
+    return "\n".join(subprocess.run(c, capture_output=True, text=True, check=False).stdout for c in commands)
+
+
+def advice(params: dict[str, Any]) -> str:
+    """Return what an operator can do about a server that does not come up."""
+    previous = f"{params['config_file']}.previous"
+    if params["config_file"] and os.path.exists(previous):
+        return f"The configuration from before the last change is {previous}."
+    return "Look at the log, put right what it names, and run this again."
+
+
+def wait(params: dict[str, Any], seconds: float) -> str:
+    """Wait until the server takes a login and has its data; return what is wrong after `seconds`, or an empty text."""
+    if not params["server"]:
+        return ""
+    deadline = time.monotonic() + seconds
+    refusals = 0
+    while True:
+        try:
+            client = connect(params)
+            if client is not None:
+                client.close()
+                return ""
+            problem, refusals = f"nobody listens on {where(params['server'])}", 0
+        except (Refused, ProtocolError, OSError) as error:
+            problem, refusals = str(error), refusals + 1
+        if time.monotonic() > deadline or refusals == PATIENCE or not unit_alive(params["unit"]):
+            return problem
+        time.sleep(1 if refusals else 0.1)
+
+
+def unit_alive(unit: str) -> bool:
+    """Tell whether systemd runs the unit or is about to."""
+    return systemctl("is-active", unit).stdout.strip() in ("active", "activating", "reloading")
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Bring the unit up and return what was done; ends the module when it does not come up."""
+    params: dict[str, Any] = module.params
+    unit = params["unit"]
+    if module.check_mode and not os.path.exists("/run/systemd/system"):
+        return {"changed": True, "started": True, "restarted": False, "reasons": []}
+    shown = systemctl("show", unit, "--property", PROPERTIES)
+    if shown.returncode != 0:
+        module.fail_json(msg=f"systemd says nothing of {unit}: {shown.stderr.strip()}")
+    state = parse_state(shown.stdout, f"/etc/systemd/system/{unit}")
+    todo = plan(state, params["enabled"], params["restart_for"])
+    done: dict[str, Any] = {
+        "changed": todo.changes,
+        "started": todo.run == "start",
+        "restarted": todo.run == "restart",
+        "reasons": todo.reasons,
+    }
+    if module.check_mode:
+        return done
+    began = time.monotonic()
+    carry_out(module, todo, done)
+    problem = wait(params, params["start_timeout"])
+    if problem:
+        module.fail_json(msg=f"{unit} runs, but {problem}\n{advice(params)}\n{evidence(params)}", **done)
+    done["main_pid"] = state.pid
+    if todo.run:
+        done["seconds"] = round(time.monotonic() - began, 2)
+        done["main_pid"] = int(systemctl("show", unit, "--property", "MainPID", "--value").stdout.strip() or 0)
+    return done
+
+
+def carry_out(module: AnsibleModule, todo: Plan, done: dict[str, Any]) -> None:
+    """Do what is planned; ends the module where systemd refuses."""
+    params, unit = module.params, module.params["unit"]
+    for words in ([["daemon-reload"]] if todo.reload else []) + ([[todo.boot, unit]] if todo.boot else []):
+        result = systemctl(*words)
+        if result.returncode != 0:
+            module.fail_json(msg=f"systemctl {' '.join(words)} failed: {result.stderr.strip()}", **done)
+    if todo.run:
+        # A unit that failed too often in a row is let off first.
+        systemctl("reset-failed", unit)
+        if systemctl(todo.run, unit, timeout=params["start_timeout"] + 600).returncode != 0:
+            module.fail_json(msg=f"{unit} did not {todo.run}. {advice(params)}\n{evidence(params)}", **done)
+
+
+def main() -> None:
+    """Run as Ansible runs a module."""
+    module = AnsibleModule(
+        argument_spec={
+            "unit": {"type": "str", "required": True},
+            "enabled": {"type": "bool", "default": True},
+            "restart_for": {"type": "list", "elements": "str", "default": []},
+            "log_file": {"type": "path"},
+            "config_file": {"type": "path"},
+            "start_timeout": {"type": "float", "default": 120.0},
+            **SERVER_OPTIONS,
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module))
+    except FileNotFoundError as error:
+        module.fail_json(msg=f"{error.filename}: there is no such program; this host does not run systemd")
+    except subprocess.TimeoutExpired as error:
+        module.fail_json(
+            msg=f"{' '.join(map(str, error.cmd))} took more than {error.timeout:.0f} s\n{evidence(module.params)}"
+        )
+
+
+if __name__ == "__main__":
+    main()

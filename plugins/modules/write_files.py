@@ -1,0 +1,108 @@
+"""Ansible module: several small files in one call. See DOCUMENTATION."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: write_files
+short_description: Write several small files in one call
+description:
+  - What ansible.builtin.template does for one file in two round trips, this does for many in one. The texts are
+    rendered by the template lookup.
+  - Each file is replaced atomically. Its folder is made if it is missing; the one above that must be there.
+options:
+  files:
+    description: The files.
+    type: list
+    elements: dict
+    required: true
+    options:
+      path: {description: Where it is., type: path, required: true}
+      content: {description: Its whole text., type: str, required: true}
+      owner: {description: Who owns it., type: str, default: root}
+      group: {description: Its group., type: str, default: root}
+      mode: {description: Its mode., type: str, default: "0644"}
+"""
+
+EXAMPLES = r"""
+- name: Write the unit and its slice
+  write_files:
+    files:
+      - {path: /etc/systemd/system/a.service, content: "{{ lookup('ansible.builtin.template', 'a.service.j2') }}"}
+      - {path: /etc/systemd/system/a.slice, content: "{{ lookup('ansible.builtin.template', 'a.slice.j2') }}"}
+"""
+
+RETURN = r"""
+written: {description: The files whose text changed., type: list, returned: always}
+"""
+
+import os  # noqa: E402 - Ansible wants the documentation first
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.redis_files import Candidate, read  # noqa: E402
+
+
+def write(module: AnsibleModule, file: dict[str, Any]) -> tuple[bool, dict[str, str] | None]:
+    """Write one file, or predict it; return whether anything changed, and the diff of its text if that did."""
+    path = file["path"]
+    before = read(path)
+
+    def declare(target: str) -> bool:
+        arguments = module.load_file_common_arguments({**file, **dict.fromkeys(ATTRIBUTES)}, path=target)
+        return bool(module.set_fs_attributes_if_different(arguments, False))
+
+    if before == file["content"]:
+        return declare(path), None
+    if not module.check_mode:
+        candidate = Candidate(path, file["content"], declare)
+        try:
+            candidate.replace(keep=False)
+        finally:
+            candidate.discard()
+    diff = {"before_header": path, "after_header": path, "before": before or "", "after": file["content"]}
+    return True, diff
+
+
+# Further attributes that load_file_common_arguments asks for.
+ATTRIBUTES = ("selevel", "serole", "setype", "seuser", "attributes")
+
+
+def main() -> None:
+    """Run as Ansible runs a module."""
+    module = AnsibleModule(
+        argument_spec={
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "content": {"type": "str", "required": True},
+                    "owner": {"type": "str", "default": "root"},
+                    "group": {"type": "str", "default": "root"},
+                    "mode": {"type": "str", "default": "0644"},
+                },
+            },
+        },
+        supports_check_mode=True,
+    )
+    changed = False
+    diffs: list[dict[str, str]] = []
+    written: list[str] = []
+    for file in module.params["files"]:
+        folder = os.path.dirname(file["path"])
+        try:
+            if not module.check_mode and not os.path.isdir(folder):
+                os.mkdir(folder, 0o755)
+            different, diff = write(module, file)
+        except OSError as error:
+            module.fail_json(msg=f"{error.filename or file['path']}: {error.strerror}", written=written)
+        changed = changed or different
+        if diff:
+            diffs.append(diff)
+            written.append(file["path"])
+    module.exit_json(changed=changed, written=written, diff=diffs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Each module documents exactly the options that it takes."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import PROJECT
+
+MODULES = sorted((PROJECT / "plugins/modules").glob("*.py"))
+
+
+def constants(file: Path) -> dict[str, Any]:
+    """Return the texts that Ansible reads as documentation, parsed."""
+    tree = ast.parse(file.read_text())
+    return {
+        node.targets[0].id: yaml.safe_load(ast.literal_eval(node.value))
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper()
+        if node.targets[0].id in ("DOCUMENTATION", "EXAMPLES", "RETURN")
+    }
+
+
+@pytest.mark.parametrize("file", MODULES, ids=[file.stem for file in MODULES])
+def test_its_documentation_can_be_read_and_its_example_uses_it(file: Path) -> None:
+    texts = constants(file)
+    assert texts["DOCUMENTATION"]["module"] == file.stem
+    options = set(texts["DOCUMENTATION"]["options"])
+    for task in texts.get("EXAMPLES", []):
+        assert set(task.get(file.stem, {})) <= options | {"owner", "group", "mode"}
+    assert options

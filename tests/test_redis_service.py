@@ -1,0 +1,155 @@
+"""The module redis_service: what it reads of a unit, what it decides, and how it waits; systemd is not at hand here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Server, free_port, load
+
+for library in ("resp", "redis_server"):
+    load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
+service = load("plugins/modules/redis_service.py", "redis_service")
+
+SHOWN = """LoadState=loaded
+ActiveState=active
+UnitFileState=enabled
+NeedDaemonReload=no
+MainPID={pid}
+FragmentPath={file}
+"""
+
+
+def state(**changes: Any) -> Any:
+    """Return the state of a unit that runs what is installed."""
+    usual: dict[str, Any] = {
+        "loaded": True,
+        "active": True,
+        "enabled": True,
+        "stale": False,
+        "pid": 1,
+        "started": 100.0,
+    }
+    return service.State(**{**usual, "files": {"/unit": 50.0}, **changes})
+
+
+def test_a_unit_that_runs_what_is_installed_needs_no_restart() -> None:
+    assert state().reasons() == []
+
+
+def test_a_file_that_is_newer_than_the_process_is_a_reason() -> None:
+    assert state(files={"/unit": 50.0, "/own": 101.0}).reasons() == ["/own is newer than the process"]
+
+
+def test_a_replaced_program_is_a_reason() -> None:
+    assert state(replaced=True).reasons() == ["the program was replaced"]
+
+
+def test_a_unit_that_does_not_run_is_started_and_not_restarted() -> None:
+    assert state(active=False, replaced=True, files={"/unit": 101.0}).reasons() == []
+
+
+def test_what_systemd_says_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "redis.service"
+    file.write_text("")
+    os.utime(file, (1000, 1000))
+    shown = SHOWN.format(pid=os.getpid(), file=file)
+    read = service.parse_state(shown, str(tmp_path / "none.service"))
+    assert (read.loaded, read.active, read.enabled, read.stale) == (True, True, True, False)
+    assert read.files == {str(file): 1000.0}
+    assert read.reasons() == []
+    os.utime(file, (read.started + 60, read.started + 60))
+    read = service.parse_state(shown, str(tmp_path / "none.service"))
+    assert read.reasons() == [f"{file} is newer than the process"]
+
+
+def test_an_own_unit_file_that_systemd_has_not_seen_is_stale(tmp_path: Path) -> None:
+    package, own = tmp_path / "package.service", tmp_path / "own.service"
+    package.write_text("")
+    own.write_text("")
+    read = service.parse_state(SHOWN.format(pid=os.getpid(), file=package), str(own))
+    assert read.stale is True
+    assert list(read.files) == [str(own)]
+
+
+def test_a_unit_that_is_not_there_is_not_loaded() -> None:
+    read = service.parse_state("LoadState=not-found\nActiveState=inactive\nMainPID=0\n", "/nowhere/x.service")
+    assert (read.loaded, read.active, read.enabled) == (False, False, False)
+
+
+def parameters(port: int, password: str) -> dict[str, Any]:
+    """Return the module's parameters for a server on loopback."""
+    way = dict.fromkeys(("ca_file", "server_name", "cert_file", "key_file"))
+    return {
+        "unit": "redis.service",
+        "server": {"host": "127.0.0.1", "port": port, **way},
+        "logins": [{"username": "default", "password": password}],
+        "credentials_file": None,
+        "timeout": 5.0,
+        "loading_timeout": 5.0,
+    }
+
+
+def test_waiting_ends_with_the_answer(redis_server: Server) -> None:
+    assert service.wait(parameters(redis_server.port, redis_server.password), 5) == ""
+
+
+def test_waiting_ends_when_the_unit_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "unit_alive", lambda unit: False)
+    port = free_port()
+    assert service.wait(parameters(port, "x"), 5) == f"nobody listens on 127.0.0.1:{port}"
+
+
+def test_the_old_configuration_is_named_where_there_is_one(tmp_path: Path) -> None:
+    config = tmp_path / "redis.conf"
+    assert "put right" in service.advice({"config_file": str(config)})
+    Path(f"{config}.previous").write_text("")
+    assert f"{config}.previous" in service.advice({"config_file": str(config)})
+
+
+def test_nothing_to_do_is_no_change() -> None:
+    assert service.plan(state(), True, []).changes is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "enabled", "restart_for", "reload", "boot", "run"),
+    [
+        ({}, True, ["io-threads: running 1, wanted 4"], False, "", "restart"),
+        ({"active": False, "pid": 0}, True, ["io-threads"], False, "", "start"),
+        ({"active": False, "loaded": False, "enabled": False, "pid": 0}, True, [], True, "enable", "start"),
+        ({"enabled": False}, True, [], False, "enable", ""),
+        ({}, False, [], False, "disable", ""),
+        ({"enabled": False}, False, [], False, "", ""),
+        ({"enabled": False, "fixed": True}, True, [], False, "", ""),
+        ({"replaced": True}, True, ["one", "two"], False, "", "restart"),
+        ({"stale": True, "files": {"/unit": 101.0}}, True, [], True, "", "restart"),
+    ],
+)
+def test_what_is_decided(
+    changes: dict[str, Any], enabled: bool, restart_for: list[str], reload: bool, boot: str, run: str
+) -> None:
+    plan = service.plan(state(**changes), enabled, restart_for)
+    assert (plan.reload, plan.boot, plan.run) == (reload, boot, run)
+    assert plan.changes is True or (reload, boot, run) == (False, "", "")
+
+
+def test_a_unit_between_two_starts_is_restarted_for_that_alone() -> None:
+    # Restart=always, after a crash: systemd calls it activating, and there is no process to be older than a file.
+    assert service.plan(state(pid=0, started=0.0), True, []).reasons == ["it has no process"]
+
+
+def test_waiting_does_not_try_a_wrong_login_again_and_again(
+    redis_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "unit_alive", lambda unit: True)
+    pauses: list[float] = []
+    monkeypatch.setattr(service.time, "sleep", pauses.append)
+    assert "refuses every login" in service.wait(parameters(redis_server.port, "wrong"), 60)
+    assert pauses == [1, 1]
+
+
+def test_without_a_server_nobody_is_asked() -> None:
+    assert service.wait({"server": None}, 5) == ""
