@@ -36,7 +36,7 @@ def task(*items: dict[str, Any]) -> dict[str, Any]:
     return {"name": "Collect", "checks": {"subject": "test", "checks": list(items)}}
 
 
-REPORT = {
+REPORT: dict[str, Any] = {
     "name": "Report",
     "checks": {"report": "Test", "success": "Fine.", "failure": "Bad.", "table": True},
     "run_once": True,
@@ -83,6 +83,44 @@ def test_a_report_of_nothing_is_a_failure(tmp_path: Path) -> None:
     code, output = play(tmp_path, [task({"name": "x", "when": "false"}), REPORT], checks_deferred="results")
     assert code != 0
     assert "not one check ran" in output
+
+
+def test_a_control_stands_at_the_end_of_its_problem(tmp_path: Path) -> None:
+    items = [{"name": name, "equals": "3", "control": control} for name, control in (("a", 20), ("b", [21, 22]))]
+    code, output = play(tmp_path, [task(*items)], a=1, b=2)
+    assert code != 0
+    assert "a: found 1; expected 3. [one] (control 20)" in output
+    assert "b: found 2; expected 3. [one] (controls 21, 22)" in output
+
+
+def test_a_control_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    code, output = play(tmp_path, [task({"name": "a", "that": "true", "control": "twenty"})], a=1)
+    assert code != 0
+    assert "control of the check a: found 'twenty'; expected a number, or several" in output
+
+
+def test_what_does_not_apply_is_recorded_with_the_reason_and_does_not_fail(tmp_path: Path) -> None:
+    item = {"name": "a", "when": "false", "otherwise": "{{ kind }} has none", "equals": "nowhere", "control": 14}
+    tasks = [task(item, {"name": "b", "that": "true"}), REPORT]
+    code, output = play(tmp_path, tasks, checks_deferred="results", kind="standalone", b=1)
+    assert code == 0, output
+    assert "2 checks on 1 hosts, 1 not applicable, all ok. Fine." in output
+    assert any(
+        line.split() == ["n/a", "14", "one", "test", "a", "standalone", "has", "none"] for line in output.split("\n")
+    )
+
+
+def test_what_does_not_apply_passes_without_a_report_too(tmp_path: Path) -> None:
+    code, output = play(tmp_path, [task({"name": "a", "when": "false", "otherwise": "not here"})])
+    assert code == 0, output
+
+
+def test_a_value_to_compare_a_secret_with_is_not_shown_either(tmp_path: Path) -> None:
+    item = {"name": "word", "equals": "other", "secret": True}
+    code, output = play(tmp_path, [task(item)], word="{{ 'ses' ~ 'ame' }}", other="{{ 'tahi' ~ 'ni' }}")
+    assert code != 0
+    assert "word: found a hidden value of 6 characters; expected a hidden value of 6 characters. [one]" in output
+    assert "tahini" not in output
 
 
 def test_values_are_shown_on_one_line_and_cut() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,46 @@ MORE += [
     ("all_save_point", [], [["1\N{ARABIC-INDIC DIGIT ONE} 1"]]),
     ("environment", [], [{"A": None}]),
 ]
+MORE += [
+    (
+        "acl_rules",
+        ["~* &* +@all", "~qd:x:* resetchannels -@all +client|setname", "%R~a +get", "allkeys"],
+        ["", "on", "~*  +get"],
+    ),
+    (
+        "acl_rules",
+        [],
+        ["+get >x", "nopass", "#" + "0" * 64, "(~x +get)", "~a\n+get", '~"a" +get', "+GET", "reset", 1, None],
+    ),
+    (
+        "acl_users",
+        [[], [{"name": "a", "password": "x", "rules": "+get"}]],
+        ["a", [{}], [{"name": "a", "rules": "+get"}]],
+    ),
+    (
+        "acl_users",
+        [],
+        [[{"name": "a b", "password": "x", "rules": "+get"}], [{"name": "a", "password": "x", "rules": "on"}]],
+    ),
+    ("all_acl_pattern", [[], ["qd:*", "a?[bc]"]], ["qd:*", ["a b"], ["a'"], ['a"'], ["a\\"], ["(a)"], [""], [1]]),
+    (
+        "all_acl_command",
+        [[], ["get", "client|setname"]],
+        ["get", ["GET"], ["@all"], ["+get"], ["get x"], ["a|b|c"], [""]],
+    ),
+    (
+        "all_output_buffer_limit",
+        [[], ["normal 0 0 0"]],
+        [["normal 0 0"], ["slave 1 1 1"], ["pubsub 1x 1 1"], ["normal 0 0 a"]],
+    ),
+    ("all_output_buffer_limit", [["pubsub 32mb 8mb 60"]], ["pubsub 32mb 8mb 60", [1]]),
+    ("redis_value", ["a", 1, True, None, ["a", 1]], ["a\nb", "a\0", [["a"]], {"a": 1}, "\x1b"]),
+    (
+        "redis_directive",
+        ["maxmemory", "MaxMemory", "slave-priority", "replica-priority", "dir"],
+        ["maxmemroy", "", "a b", None],
+    ),
+]
 PRINTABLE = "".join(sorted(set(string.ascii_letters + string.digits + string.punctuation) - set("'\"\\")))
 
 
@@ -42,7 +83,7 @@ def test_takes_what_is_right_and_refuses_the_rest(name: str, good: list[Any], ba
 
 
 def test_no_test_goes_without_a_case() -> None:
-    assert set(TESTS) - {name for name, _, _ in [*CASES, *MORE]} == {"covering"}
+    assert set(TESTS) - {name for name, _, _ in [*CASES, *MORE]} == {"covering", "unencrypted_file"}
 
 
 def test_a_covering_network_may_stand_anywhere_in_the_list_and_none_covers_nothing() -> None:
@@ -94,3 +135,11 @@ def test_counts_each_unit_as_redis_does(size: str, count: int) -> None:
 def test_refuses_what_redis_would_not_read(size: Any) -> None:
     with pytest.raises(AnsibleFilterError, match=r"is no size such as 512mb"):
         sizes.redis_bytes(size)
+
+
+def test_a_file_is_unencrypted_unless_ansible_vault_made_it(tmp_path: Path) -> None:
+    clear, vault = tmp_path / "clear.yml", tmp_path / "vault.yml"
+    clear.write_text("a: b\n")
+    vault.write_text("$ANSIBLE_VAULT;1.1;AES256\n6162\n")
+    assert TESTS["unencrypted_file"](str(clear))
+    assert not TESTS["unencrypted_file"](str(vault))

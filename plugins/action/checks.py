@@ -11,15 +11,26 @@ The preflight and `verify.yml` share it. Two forms:
         - name: maxmemory-policy
           found: live['maxmemory-policy']
           equals: redis_maxmemory_policy
+          control: 38              # one or several numbers in docs/controls.md
+          when: redis_maxmemory | default('')
+          otherwise: no limit is set
 
     checks:                        # report, once
       report: Preflight
       success: Nothing stands against it.
       failure: Nothing was changed on any host.
+      table: true                  # shows every check
+      write: [report.json, report.xml]
 
 `that`, `found`, `equals` and `when` are Jinja expressions without braces, evaluated one by one: one that fails
 because a variable is undefined is a failed check that says so, not the end of the task. `found` defaults to the
-variable `name`. With `secret: true` the value is never shown, only its length.
+variable `name`. With `secret: true` the value is never shown, only its length. A check whose `when` is false is
+dropped, or, where `otherwise` gives the reason, recorded as `n/a`, which never fails.
+
+A check with `after: [redis_password]` is left out when one of that name, earlier in the list, has failed.
+
+`write` names files on the controller, one or several or none: JSON where the name ends in .json, JUnit XML in .xml.
+They are written whole or not at all, also when checks failed.
 
 A role that is used on its own fails at once. In a play that sets `checks_deferred` to a name, results gather in each
 host's fact of that name until the play's report, which shows every problem of every host.
@@ -27,12 +38,25 @@ host's fact of that name until the play's report, which shows every problem of e
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 ANSWER_WIDTH = 60
+OK, FAILED, NOT_APPLICABLE = "ok", "FAILED", "n/a"
+COLUMNS = ("VERDICT", "CONTROL", "HOST", "SUBJECT", "CHECK", "FOUND", "EXPECTED")
+# What XML 1.0 has no way to say, not even escaped.
+NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+Results = dict[str, list[dict[str, Any]]]
 
 
 def plain(value: Any) -> str:
@@ -51,28 +75,43 @@ def hide(value: Any) -> str:
     return f"a hidden value of {len(str(value))} characters" if str(value) else "an empty value"
 
 
-def group_problems(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+def controls(check: dict[str, Any]) -> list[int]:
+    """Return the numbers of the controls that a check belongs to; raises AnsibleActionFail if they are no numbers."""
+    given = check.get("control")
+    numbers = [] if given is None else given if isinstance(given, list) else [given]
+    if not all(re.fullmatch("[0-9]+", str(number)) for number in numbers):
+        raise AnsibleActionFail(f"control of the check {check['name']}: found {given!r}; expected a number, or several")
+    return [int(number) for number in numbers]
+
+
+def name_controls(numbers: list[int]) -> str:
+    """Return `control 19`, `controls 19, 20`, or nothing."""
+    return f"control{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}" if numbers else ""
+
+
+def group_problems(results: Results) -> list[str]:
     """Return one line for each distinct problem, with the hosts that have it."""
-    hosts_of: dict[tuple[str, str, str], list[str]] = {}
+    hosts_of: dict[tuple[str, str, str, str], list[str]] = {}
     for host, checks in results.items():
         for check in checks:
-            if not check["ok"]:
-                key = (check["name"], check["found"], check["expected"])
+            if check["verdict"] == FAILED:
+                key = (check["name"], check["found"], check["expected"], name_controls(check["control"]))
                 if host not in hosts_of.setdefault(key, []):
                     hosts_of[key].append(host)
     return [
-        f"{name}: found {found}; expected {expected}. [{', '.join(hosts)}]"
-        for (name, found, expected), hosts in hosts_of.items()
+        f"{name}: found {found}; expected {expected}. [{', '.join(hosts)}]" + (f" ({control})" if control else "")
+        for (name, found, expected, control), hosts in hosts_of.items()
     ]
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+def table(results: Results) -> list[str]:
     """Return the checks of all hosts as the lines of an aligned table."""
-    rows = [("VERDICT", "HOST", "SUBJECT", "CHECK", "FOUND", "EXPECTED")]
+    rows = [COLUMNS]
     for host, checks in results.items():
         rows += [
             (
-                "ok" if c["ok"] else "FAILED",
+                c["verdict"],
+                ",".join(map(str, c["control"])),
                 host,
                 c["subject"],
                 c["name"],
@@ -81,8 +120,92 @@ def table(results: dict[str, list[dict[str, Any]]]) -> list[str]:
             )
             for c in checks
         ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def as_json(report: str, time: str, results: Results) -> str:
+    """Return the results as one JSON document."""
+    verdicts = Counter(check["verdict"] for checks in results.values() for check in checks)
+    document = {
+        "report": report,
+        "time": time,
+        "hosts": list(results),
+        "summary": {"ok": verdicts[OK], "failed": verdicts[FAILED], "n/a": verdicts[NOT_APPLICABLE]},
+        "checks": [
+            {
+                "control": list(check["control"]),
+                "host": host,
+                "subject": check["subject"],
+                "check": check["name"],
+                "found": check["found"],
+                "expected": check["expected"],
+                "verdict": check["verdict"],
+            }
+            for host, checks in results.items()
+            for check in checks
+        ],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def as_junit(report: str, time: str, results: Results) -> str:
+    """Return the results as JUnit XML, which CI systems show: a suite for each host, a case for each check."""
+
+    def add(parent: ET.Element, tag: str, **attributes: Any) -> ET.Element:
+        clean = {key: NO_XML.sub("\N{REPLACEMENT CHARACTER}", str(value)) for key, value in attributes.items()}
+        return ET.SubElement(parent, tag, clean)
+
+    root = ET.Element("testsuites", name=report)
+    for host, checks in results.items():
+        verdicts = Counter(check["verdict"] for check in checks)
+        suite = add(
+            root,
+            "testsuite",
+            name=host,
+            tests=len(checks),
+            failures=verdicts[FAILED],
+            errors=0,
+            skipped=verdicts[NOT_APPLICABLE],
+            timestamp=time,
+        )
+        for check in checks:
+            control = name_controls(check["control"])
+            name = f"{control}: {check['name']}" if control else check["name"]
+            case = add(suite, "testcase", name=name, classname=f"{host}.{check['subject']}")
+            if check["verdict"] == FAILED:
+                add(case, "failure", message=f"found {check['found']}; expected {check['expected']}")
+            elif check["verdict"] == NOT_APPLICABLE:
+                add(case, "skipped", message=check["found"])
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+WRITERS = {".json": as_json, ".xml": as_junit}
+
+
+def destinations(value: Any) -> list[Path]:
+    """Return the files to write; raises AnsibleActionFail for one that could not be."""
+    paths = [Path(str(path)).expanduser() for path in (value if isinstance(value, list) else [value]) if path]
+    for path in paths:
+        if path.suffix not in WRITERS or not path.parent.is_dir() or path.is_dir():
+            raise AnsibleActionFail(
+                f"write: found {str(path)!r}; expected a file that ends in {' or '.join(WRITERS)},"
+                " in a folder on the controller that exists"
+            )
+    return paths
+
+
+def write(path: Path, text: str) -> None:
+    """Put a text in place of a file in one step, so that nobody ever reads half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise AnsibleActionFail(f"write: {path} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
@@ -90,7 +213,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("subject", "checks", "report", "success", "failure", "table"))
+    _VALID_ARGS = frozenset(("subject", "checks", "report", "success", "failure", "table", "write"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Collect or report; raises AnsibleActionFail with every problem in one message."""
@@ -112,18 +235,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             return None, str(getattr(cause, "message", cause)).rstrip(".")
 
     def _check(self, subject: str, check: dict[str, Any]) -> dict[str, Any] | None:
+        result = {"subject": subject, "name": check["name"], "control": controls(check)}
         if "when" in check:
             applies, unknown = self._evaluate(check["when"])
             if unknown is not None:
-                return {
-                    "subject": subject,
-                    "name": check["name"],
-                    "found": f"nothing ({unknown})",
-                    "expected": check.get("expected") or "a condition that can be evaluated",
-                    "ok": False,
-                }
+                expected = check.get("expected") or "a condition that can be evaluated"
+                return {**result, "found": f"nothing ({unknown})", "expected": expected, "verdict": FAILED}
             if not applies:
-                return None
+                if "otherwise" not in check:
+                    return None
+                # What `equals` asks for may not even be defined here.
+                expected = check.get("expected") or ""
+                return {**result, "found": str(check["otherwise"]), "expected": expected, "verdict": NOT_APPLICABLE}
         found, error = self._evaluate(check.get("found", check["name"]))
         ok = error is None
         wanted = None
@@ -135,12 +258,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             ok = bool(holds) and reason is None
         show = hide if check.get("secret") else plain
         shown = f"nothing ({error})" if error is not None else show(found)
-        expected = check.get("expected") or plain(wanted)
-        return {"subject": subject, "name": check["name"], "found": shown, "expected": expected, "ok": ok}
+        expected = check.get("expected") or show(wanted)
+        return {**result, "found": shown, "expected": expected, "verdict": OK if ok else FAILED}
 
     def _collect(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         subject = self._task.args["subject"]
-        fresh = [result for check in self._task.args["checks"] if (result := self._check(subject, check)) is not None]
+        fresh: list[dict[str, Any]] = []
+        failed: set[str] = set()
+        for check in self._task.args["checks"]:
+            # What cannot be judged before something else is right would only say the same twice.
+            if failed & set(check.get("after", [])):
+                continue
+            result = self._check(subject, check)
+            if result is not None:
+                fresh.append(result)
+                failed |= {result["name"]} if result["verdict"] == FAILED else set()
         host = task_vars["inventory_hostname"]
         problems = group_problems({host: fresh})
         fact = task_vars.get("checks_deferred")
@@ -158,9 +290,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         results = {host: task_vars["hostvars"][host]["ansible_facts"].get(fact, []) for host in hosts}
         checks = [check for found in results.values() for check in found]
         args = self._task.args
+        files = destinations(args.get("write"))
         if args.get("table"):
             for line in table(results):
-                self._display.display(line, color="red" if line.startswith("FAILED") else None)
+                self._display.display(line, color="red" if line.startswith(FAILED) else None)
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        for path in files:
+            write(path, WRITERS[path.suffix](args["report"], time, results))
         problems = group_problems(results)
         if not checks:
             problems = ["not one check ran: no host of this inventory is in a group that has any"]
@@ -168,5 +304,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             noun = "problem" if len(problems) == 1 else "problems"
             head = f"{args['report']}: {len(problems)} {noun}. {args['failure']}"
             raise AnsibleActionFail("\n".join([head, *(f"  - {p}" for p in problems)]))
-        success = f"{args['report']}: {len(checks)} checks on {len(hosts)} hosts, all ok. {args['success']}"
+        skipped = sum(check["verdict"] == NOT_APPLICABLE for check in checks)
+        count = f"{len(checks)} checks on {len(hosts)} hosts" + (f", {skipped} not applicable" if skipped else "")
+        success = f"{args['report']}: {count}, all ok. {args['success']}"
         return {"changed": False, "msg": success, "_ansible_verbose_always": True}

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+
+def load_module_util(name: str) -> ModuleType:
+    """Return a file of module_utils: Ansible finds those for modules, not for plugins of the controller."""
+    if name not in LOADED:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent.parent / f"module_utils/{name}.py")
+        if spec is None or spec.loader is None:
+            raise ImportError(name)
+        LOADED[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(LOADED[name])
+    return LOADED[name]
+
+
+LOADED: dict[str, ModuleType] = {}
 PASSWORD = re.compile(r"[!#-&(-\[\]-~]+")
 SIZE = re.compile(r"([0-9]+)(b|k|kb|m|mb|g|gb)?", re.IGNORECASE)
 
@@ -89,6 +105,80 @@ def is_save_point(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,9} [1-9][0-9]{0,9}", value) is not None
 
 
+def is_acl_pattern(value: Any) -> bool:
+    """Tell whether a value can be a pattern of keys or channels in an ACL: no blanks, quotes or parentheses."""
+    return isinstance(value, str) and re.fullmatch(r"[!-&*-~]+", value) is not None and not set(value) & set("\"'\\")
+
+
+def is_acl_command(value: Any) -> bool:
+    """Tell whether a value names a command of Redis, with or without a subcommand: `get`, `client|setname`."""
+    return isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9_-]*(\|[a-z][a-z0-9_-]*)?", value) is not None
+
+
+def is_acl_rules(value: Any) -> bool:
+    """Tell whether a value gives keys, channels and commands, and nothing that has an input of its own.
+
+    Passwords (`>`, `<`, `#`, `!`, nopass), `on`, `off` and `reset` are no rules in this sense; selectors in parentheses
+    are not supported. After https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/
+    """
+    if not isinstance(value, str) or not value.isprintable():
+        return False
+    words = {"allkeys", "allchannels", "allcommands", "nocommands", "resetkeys", "resetchannels"}
+    rules = value.split(" ")
+    return all(
+        rule in words
+        or re.fullmatch(r"[+-](@[a-z]+|[a-z][a-z0-9_-]*(\|[a-z][a-z0-9_-]*)?)", rule) is not None
+        or (re.match(r"~|&|%(R|W|RW)~", rule) is not None and is_acl_pattern(rule))
+        for rule in rules
+    )
+
+
+def is_acl_users(values: Any, taken: Iterable[str] = ()) -> bool:
+    """Tell whether a value is a list of users with name, password and rules, none of them twice or among `taken`."""
+    if not isinstance(values, list) or not all(isinstance(user, Mapping) for user in values):
+        return False
+    names = [user.get("name") for user in values]
+    return (
+        len(set(map(str, names))) == len(names)
+        and not {str(name) for name in names} & set(taken)
+        and all(set(user) == {"name", "password", "rules"} for user in values)
+        and all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", name) for name in names)
+        and all(is_acl_rules(user["rules"]) for user in values)
+    )
+
+
+def is_output_buffer_limit(value: Any) -> bool:
+    """Tell whether a value limits the output of a class of clients: `pubsub 32mb 8mb 60`."""
+    words = value.split(" ") if isinstance(value, str) else []
+    return (
+        len(words) == 4
+        and words[0] in ("normal", "replica", "pubsub")
+        and all(SIZE.fullmatch(word) is not None for word in words[1:3])
+        and words[3].isdigit()
+    )
+
+
+def is_redis_directive(value: Any) -> bool:
+    """Tell whether Redis 7 has a directive of this name, old names included; the module's own table says so."""
+    table = load_module_util("redis_defaults")
+    name = re.sub("slave", "replica", str(value).lower())
+    file_only = {"include", "loadmodule", "rename-command", "user", "slaveof", "dir", "logfile", "pidfile", "replicaof"}
+    return name in table.DEFAULTS or name in table.HOST or str(value).lower() in file_only
+
+
+def is_unencrypted_file(value: Any) -> bool:
+    """Tell whether a file on the controller is not one that ansible-vault has encrypted."""
+    with Path(str(value)).open("rb") as file:
+        return not file.read(14).startswith(b"$ANSIBLE_VAULT")
+
+
+def is_redis_value(value: Any) -> bool:
+    """Tell whether a value can stand in redis.conf: a text in one line, a number, a truth value, none, or a list."""
+    if isinstance(value, list):
+        return all(is_redis_value(part) and not isinstance(part, list) for part in value)
+    return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and value.isprintable())
+
+
 def environment_problems(values: Any) -> list[str]:
     """Return the names of variables that no environment file can hold: bad names, empty or broken values."""
     if not isinstance(values, Mapping):
@@ -127,6 +217,14 @@ class TestModule:
             "count": is_count,
             "environment": lambda values: not environment_problems(values),
             "absolute_path": is_absolute_path,
+            "acl_rules": is_acl_rules,
+            "acl_users": is_acl_users,
+            "redis_value": is_redis_value,
+            "unencrypted_file": is_unencrypted_file,
+            "redis_directive": is_redis_directive,
+            "all_acl_pattern": every(is_acl_pattern),
+            "all_acl_command": every(is_acl_command),
+            "all_output_buffer_limit": every(is_output_buffer_limit),
             "all_save_point": every(is_save_point),
             "all_port": every(is_port),
             "all_network": every(is_network),
