@@ -56,6 +56,54 @@ REDIS: list[tuple[str, Any, str]] = [
     ("redis_appendfsync", "sometimes", "found 'sometimes'; expected everysec, always or no"),
     ("redis_maxclients", 0, "found 0; expected a whole number"),
     ("redis_tcp_keepalive", "long", "found 'long'; expected seconds"),
+    ("redis_admin_password", GONE, "found nothing ('redis_admin_password' is undefined)"),
+    ("redis_admin_password", "short", "found a hidden value of 5 characters"),
+    ("redis_app_password", "short", "found a hidden value of 5 characters; expected an empty text for no such user"),
+    ("redis_exporter_password", f"{SECRET}\n+@all", "found a hidden value"),
+    ("redis_backup_password", 17, "found a hidden value of 2 characters"),
+    ("redis_replica_password", f"{SECRET} on", "found a hidden value"),
+    ("redis_sentinel_password", "x", "found a hidden value of 1 characters"),
+    ("redis_password_min_length", 4, "found 4; expected a whole number from 8 up"),
+    ("redis_default_user", "sometimes", "found 'sometimes'; expected true or false"),
+    ("redis_default_rules", "~* on >password", "expected keys (~…), channels (&…) and commands"),
+    ("redis_default_rules", "~*\nuser evil on nopass +@all", "expected keys (~…)"),
+    ("redis_default_rules", "+get (~x +set)", "expected keys (~…)"),
+    ("redis_app_keys", "qd:*", "expected a list of patterns"),
+    ("redis_app_keys", ["a b"], "expected a list of patterns"),
+    ("redis_app_channels", ['x" +@all'], "expected a list of patterns"),
+    ("redis_app_commands", ["get +@all"], "expected a list of commands"),
+    ("redis_app_commands", ["@dangerous"], "expected a list of commands"),
+    ("redis_extra_users", [{"name": "app", "password": SECRET, "rules": "+get"}], "expected a list of users"),
+    ("redis_extra_users", [{"name": "a b", "password": SECRET, "rules": "+get"}], "expected a list of users"),
+    ("redis_extra_users", [{"name": "x", "password": SECRET}], "expected a list of users"),
+    ("redis_previous_passwords", ["x"], "expected by user, the password until now"),
+    ("redis_name", "State", "found 'State'; expected up to 21 small letters"),
+    ("redis_name", "a/../b", "expected up to 21 small letters"),
+    ("redis_clients", ["app1"], "found ['app1']; expected a list of addresses and networks"),
+    ("redis_tls_auth_clients", "optional", "found 'optional'; expected true or false"),
+    ("redis_tls_server_name", "a b", "expected a host name or an address"),
+    ("redis_tls_group", "tls;root", "expected the name of a group"),
+    ("redis_maxmemory", "900gb", "found '900gb'; expected at most the host's memory"),
+    ("redis_io_threads", 0, "found 0; expected a whole number from 1 to 128"),
+    ("redis_io_threads", 500, "found 500; expected a whole number from 1 to 128"),
+    ("redis_client_output_buffer_limits", ["normal 1 2"], "expected a list of"),
+    ("redis_client_output_buffer_limits", ["slaves 1mb 1mb 60"], "expected a list of"),
+    ("redis_settings", "hz 10", "expected directives of redis.conf by name"),
+    ("redis_settings", {"maxmemroy": "1gb"}, "found 'maxmemroy'; expected directives that Redis 7 knows"),
+    ("redis_settings", {"maxmemory": "1gb"}, "found 'maxmemory'; expected no directive that has an input of its own"),
+    ("redis_settings", {"requirepass": "x"}, "redis_password is the default user's password"),
+    ("redis_settings", {"rename-command": "FLUSHALL x"}, "a renamed one breaks replication"),
+    ("redis_settings", {"replicaof": "a 1"}, "found 'replicaof'; expected Redis itself writes it"),
+    ("redis_settings", {"hz": "10\nport 6379"}, "found 'hz'; expected a text in one line"),
+    ("redis_install", "snap", "found 'snap'; expected package or source"),
+    ("redis_version_accepted", "7.0 or so", "expected a version"),
+    ("redis_upgrade", "maybe", "found 'maybe'; expected true or false"),
+    ("redis_kernel", "some", "found 'some'; expected true or false"),
+    ("redis_somaxconn", 0, "found 0; expected a whole number from 1 to 65535"),
+    ("redis_start_timeout", "soon", "found 'soon'; expected seconds"),
+    ("redis_stop_timeout", -1, "found -1; expected seconds"),
+    ("redis_private_users", "x", "found 'x'; expected true or false"),
+    ("redis_instances", [], "found []; expected a list of instances"),
     ("private_address", "redis1", "found 'redis1'; expected the address"),
     ("private_address", GONE, "found nothing ('private_address' is undefined)"),
     ("certificates_source", "letsencrypt", "found 'letsencrypt'; expected private_ca or files"),
@@ -87,7 +135,7 @@ APP: list[tuple[str, Any, str]] = [
     ("app_health_timeout", "soon", "found 'soon'; expected seconds"),
 ]
 # What this very machine is does not matter here.
-OWN = re.compile(r"^(distribution|version of the package redis-server|version of Python): ")
+OWN = re.compile(r"^(distribution|version of Python|(version of|security fixes in) the package redis-server): ")
 
 
 def run(folder: Path, redis: dict[str, Any], app: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -110,6 +158,7 @@ def variables(name: str | None = None, value: Any = None) -> dict[str, Any]:
     """Return good values for every input, but for one."""
     good: dict[str, Any] = yaml.safe_load((PROJECT / "tests/inventory/vars.yml").read_text())
     good["redis_password"] = SECRET
+    good["redis_admin_password"] = SECRET[::-1] + "admin"
     if name and value is GONE:
         del good[name]
     elif name:
@@ -191,6 +240,43 @@ def test_files_that_the_user_brings_must_be_there(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in problems(result.stdout)] == [
         f"certificates_files.{name}" for name in missing
     ]
+
+
+SOURCE = {
+    "redis_install": "source",
+    "redis_source_version": "7.0.15",
+    "redis_source_archive": "https://example.com/redis-7.0.15.tar.gz",
+    "redis_source_checksum": "sha256:" + "0" * 64,
+    "redis_version_accepted": "7.0.15",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, []),
+        ({"redis_version_accepted": ""}, ["security fixes in redis_source_version"]),
+        ({"redis_source_version": "8.0.1"}, ["redis_source_version"]),
+        ({"redis_source_archive": "/nonexistent.tar.gz"}, ["redis_source_archive"]),
+        ({"redis_source_checksum": "md5:1"}, ["redis_source_checksum"]),
+        ({"redis_admin_password": SECRET}, ["passwords"]),
+        (
+            {"redis_appendonly": False, "redis_save": [], "redis_maxmemory_policy": "noeviction"},
+            ["redis_appendonly and redis_save"],
+        ),
+        ({"redis_tls_auth_clients": True, "redis_tls_port": 0, "redis_port": 6379}, ["redis_tls_auth_clients"]),
+        (
+            {"redis_instances": [{"name": "a"}, {"name": "a"}], "redis_ports": [6380, 6380]},
+            ["redis_instances' names", "redis_instances' ports"],
+        ),
+    ],
+)
+def test_values_that_do_not_go_together(tmp_path: Path, changes: dict[str, Any], names: list[str]) -> None:
+    result = run(tmp_path, {"one": {**variables(), **SOURCE, **changes}}, {})
+    assert (result.returncode != 0) is bool(names)
+    if names:
+        assert [line.split(":")[0] for line in problems(result.stdout)] == names
+        assert SECRET[:15] not in result.stdout
 
 
 def test_good_values_pass(tmp_path: Path) -> None:

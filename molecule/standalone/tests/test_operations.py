@@ -86,7 +86,7 @@ def test_all_wrong_inputs_are_named_at_once_and_nothing_changes() -> None:
 def test_an_unknown_distribution_is_refused() -> None:
     result = playbook("site.yml")
     assert result.returncode != 0
-    assert "distribution: found 'Debian 9'; expected one of Debian 12, Ubuntu 24" in result.stdout
+    assert "distribution: found 'debian 9'; expected one of debian 12, ubuntu 24" in result.stdout
     assert changed(result.stdout) == {"redis1": 0, "app1": 0, "outsider": 0}
 
 

@@ -1,0 +1,73 @@
+"""Checks of verify.yml that the lab cannot break: they judge invented answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import PROJECT
+
+
+def judge(folder: Path, name: str, state: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Let one of the role's checks judge what a host would have said."""
+    play = [
+        {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars_files": [str(PROJECT / "roles/redis/vars/main/checks.yml")],
+            "vars": {"redis_kernel": True, "redis_somaxconn": 1024, "__redis_state": state, "redis_clients": ["::1"]},
+            "tasks": [
+                {
+                    "checks": {
+                        "subject": "redis",
+                        "checks": "{{ __redis_host_live_checks | selectattr('name', 'equalto', '"
+                        + name
+                        + "') | list }}",
+                    }
+                }
+            ],
+        }
+    ]
+    file = folder / "play.yml"
+    file.write_text(json.dumps(play))
+    return subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook", "-i", "localhost,", file],
+        cwd=PROJECT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+GOOD = {"Overcommit": "1", "Hugepages": "never", "Somaxconn": "4096"}
+
+
+@pytest.mark.parametrize(
+    ("change", "well"),
+    [
+        ({}, True),
+        ({"Hugepages": ""}, True),
+        ({"Overcommit": "0"}, False),
+        ({"Hugepages": "madvise"}, False),
+        ({"Somaxconn": "128"}, False),
+    ],
+)
+def test_the_kernel_is_judged_by_its_figures(tmp_path: Path, change: dict[str, str], well: bool) -> None:
+    result = judge(tmp_path, "kernel", {**GOOD, **change})
+    assert (result.returncode == 0) is well, result.stdout
+    assert well or "kernel: found 'overcommit" in result.stdout
+    assert well or "(control 39)" in result.stdout
+
+
+@pytest.mark.parametrize(("exposure", "well"), [("0.9", True), ("1.0", False), ("9.2", False)])
+def test_the_exposure_has_a_limit(tmp_path: Path, exposure: str, well: bool) -> None:
+    name = "exposure in systemd-analyze security, of 10"
+    assert (judge(tmp_path, name, {"Exposure": exposure}).returncode == 0) is well
