@@ -1,15 +1,15 @@
 # A thin front: what each target runs is what an operator or CI would type.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up verify down lint unit molecule test clean
+.PHONY: help up verify down lint test audit-mutate bench-converge clean
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # molecule calls ansible-config from PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 MOLECULE := molecule -c molecule/config.yml
-SCENARIOS := standalone
+SCENARIOS := standalone debian13
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## Make the lab and deploy Redis and the application on it; again: take it over, change nothing
 	@requirements/install controller
@@ -30,6 +30,14 @@ lint: ## ansible-lint, yamllint, ruff, mypy
 test: ## Everything: linters, unit tests, and each scenario in the lab; prints how many tests ran
 	@requirements/install test
 	@tests/run $(SCENARIOS)
+
+audit-mutate: ## Take each protection of the lab away and expect verify.yml to name it (about eight minutes)
+	@requirements/install test
+	@.venv/bin/python tests/audit_mutate.py $(CONTROL)
+
+bench-converge: ## Time the role redis against a minimal playbook, on the lab's bare host
+	@requirements/install controller
+	@.venv/bin/python tests/bench_converge.py
 
 clean: ## make down PURGE=1, and remove .venv and caches
 	@$(MAKE) --no-print-directory down PURGE=1
