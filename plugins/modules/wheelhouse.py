@@ -11,10 +11,10 @@ description:
   - The archive is named after everything that it is made from, and is built once.
 options:
   source: {description: Folder with pyproject.toml., type: path, required: true}
-  lock: {description: Lock file with hashes\, as pip reads it., type: path, required: true}
+  lock: {description: "Lock file with hashes, as pip reads it.", type: path, required: true}
   dest: {description: Folder for archives., type: path, required: true}
-  python: {description: Whole version of the target's Python\, such as 3.11.2., type: str, required: true}
-  machine: {description: Architecture of the target\, such as x86_64., type: str, required: true}
+  python: {description: "Whole version of the target's Python, such as 3.11.2.", type: str, required: true}
+  machine: {description: "Architecture of the target, such as x86_64.", type: str, required: true}
   platforms:
     description: Wheel platforms that the target takes, such as manylinux_2_28_x86_64.
     type: list
@@ -24,7 +24,7 @@ options:
 
 RETURN = r"""
 path: {description: The archive (tar) on the controller., type: str, returned: always}
-release: {description: Version and content of the application\, in one name., type: str, returned: always}
+release: {description: "Version and content of the application, in one name.", type: str, returned: always}
 """
 
 import hashlib  # noqa: E402 - Ansible wants the documentation first
