@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import shutil
 import socket
 import ssl
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -30,6 +33,26 @@ def load(path: str, name: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def ansible(program: str, *words: str | Path) -> tuple[int, str]:
+    """Run `ansible` or `ansible-playbook` on this machine, and return the exit code and all output."""
+    here = ["-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}", "-e", "ansible_connection=local"]
+    done = subprocess.run(
+        [Path(sys.executable).parent / program, *here, *words],
+        cwd=PROJECT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def ansible_module(name: str, arguments: dict[str, Any], *options: str) -> tuple[int, str]:
+    """Run a module through Ansible itself, and return the exit code and all output."""
+    return ansible("ansible", "localhost", "-m", name, "-a", json.dumps(arguments), *options)
 
 
 @dataclass

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import PROJECT
+from conftest import PROJECT, ansible
 
 
-def judge(folder: Path, name: str, state: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def judge(folder: Path, name: str, state: dict[str, str]) -> tuple[int, str]:
     """Let one of the role's checks judge what a host would have said."""
     play = [
         {
@@ -36,15 +33,7 @@ def judge(folder: Path, name: str, state: dict[str, str]) -> subprocess.Complete
     ]
     file = folder / "play.yml"
     file.write_text(json.dumps(play))
-    return subprocess.run(
-        [Path(sys.executable).parent / "ansible-playbook", "-i", "localhost,", file],
-        cwd=PROJECT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return ansible("ansible-playbook", file)
 
 
 GOOD = {"Overcommit": "1", "Hugepages": "never", "Somaxconn": "4096"}
@@ -61,13 +50,13 @@ GOOD = {"Overcommit": "1", "Hugepages": "never", "Somaxconn": "4096"}
     ],
 )
 def test_the_kernel_is_judged_by_its_figures(tmp_path: Path, change: dict[str, str], well: bool) -> None:
-    result = judge(tmp_path, "kernel", {**GOOD, **change})
-    assert (result.returncode == 0) is well, result.stdout
-    assert well or "kernel: found 'overcommit" in result.stdout
-    assert well or "(control 39)" in result.stdout
+    code, output = judge(tmp_path, "kernel", {**GOOD, **change})
+    assert (code == 0) is well, output
+    assert well or "kernel: found 'overcommit" in output
+    assert well or "(control 39)" in output
 
 
 @pytest.mark.parametrize(("exposure", "well"), [("0.9", True), ("1.0", False), ("9.2", False)])
 def test_the_exposure_has_a_limit(tmp_path: Path, exposure: str, well: bool) -> None:
     name = "exposure in systemd-analyze security, of 10"
-    assert (judge(tmp_path, name, {"Exposure": exposure}).returncode == 0) is well
+    assert (judge(tmp_path, name, {"Exposure": exposure})[0] == 0) is well

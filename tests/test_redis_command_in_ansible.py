@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-from conftest import PROJECT, Server
+from conftest import Server, ansible_module
 
 
-def ansible(*options: str, **arguments: Any) -> tuple[int, str]:
+def ask(*options: str, **arguments: Any) -> tuple[int, str]:
     """Run the module on this machine, and return the exit code and all output."""
-    done = subprocess.run(
-        [
-            Path(sys.executable).parent / "ansible",
-            *("localhost", "-i", "localhost,", "-c", "local", "-m", "redis_command"),
-            *("-e", f"ansible_python_interpreter={sys.executable}", "-a", json.dumps(arguments), *options),
-        ],
-        cwd=PROJECT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return ansible_module("redis_command", arguments, *options)
 
 
 def probe(server: Server, *command: str, **changes: Any) -> dict[str, Any]:
@@ -45,7 +27,7 @@ def probe(server: Server, *command: str, **changes: Any) -> dict[str, Any]:
 
 def test_a_password_is_masked_even_in_the_most_talkative_output(redis_server: Server) -> None:
     wrong = probe(redis_server, "PING", name="wrong", password="an-utterly-wrong-one")
-    code, output = ansible("-vvvv", probes=[probe(redis_server, "PING"), wrong])
+    code, output = ask("-vvvv", probes=[probe(redis_server, "PING"), wrong])
     assert code == 0, output
     assert "PONG" in output
     assert "WRONGPASS" in output
@@ -54,24 +36,24 @@ def test_a_password_is_masked_even_in_the_most_talkative_output(redis_server: Se
 
 
 def test_strict_ends_the_task_and_names_the_probe(redis_server: Server) -> None:
-    code, output = ansible(strict=True, probes=[probe(redis_server, "PING", password=None, name="stranger")])
+    code, output = ask(strict=True, probes=[probe(redis_server, "PING", password=None, name="stranger")])
     assert code != 0
     assert "stranger: NOAUTH" in output
 
 
 def test_check_mode_does_not_touch_the_server(redis_server: Server) -> None:
-    code, output = ansible("--check", changes=True, probes=[probe(redis_server, "SET", "touched", "1")])
+    code, output = ask("--check", changes=True, probes=[probe(redis_server, "SET", "touched", "1")])
     assert code == 0
     assert '"changed": true' in output or "changed: true" in output
     question = ["EVAL", "return 'touched=' .. redis.call('EXISTS', KEYS[1])", "1", "touched"]
-    assert "touched=0" in ansible(probes=[probe(redis_server, *question)])[1]
-    assert ansible(changes=True, probes=[probe(redis_server, "SET", "touched", "1")])[0] == 0
-    assert "touched=1" in ansible(probes=[probe(redis_server, *question)])[1]
+    assert "touched=0" in ask(probes=[probe(redis_server, *question)])[1]
+    assert ask(changes=True, probes=[probe(redis_server, "SET", "touched", "1")])[0] == 0
+    assert "touched=1" in ask(probes=[probe(redis_server, *question)])[1]
 
 
 def test_asks_over_tls_and_refuses_an_authority_that_it_does_not_know(tls_server: Server, foreign_ca: str) -> None:
     own = probe(tls_server, "ECHO", "verified")
-    code, output = ansible(probes=[own, probe(tls_server, "PING", name="foreign", ca_file=foreign_ca)])
+    code, output = ask(probes=[own, probe(tls_server, "PING", name="foreign", ca_file=foreign_ca)])
     assert code == 0
     assert "verified" in output
     assert "CERTIFICATE_VERIFY_FAILED" in output
@@ -80,6 +62,6 @@ def test_asks_over_tls_and_refuses_an_authority_that_it_does_not_know(tls_server
 
 def test_an_error_within_a_list_of_replies_is_readable(redis_server: Server) -> None:
     transaction = [["MULTI"], ["SET", "text", "x"], ["INCR", "text"], ["EXEC"]]
-    code, output = ansible(probes=[probe(redis_server, commands=transaction)])
+    code, output = ask(probes=[probe(redis_server, commands=transaction)])
     assert code == 0, output
     assert "error: ERR value is not an integer" in output

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from conftest import PROJECT, free_port, load, server_command
+from conftest import PROJECT, ansible_module, free_port, load, server_command
 
 resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
 
@@ -477,21 +477,8 @@ def test_secrets_are_masked_in_the_most_talkative_output(host: Host) -> None:
         "logins": [{"password": SECRET}, {"password": "an-old-password"}],
         "server_binary": host.binary,
     }
-    done = subprocess.run(
-        [
-            Path(sys.executable).parent / "ansible",
-            *("localhost", "-i", "localhost,", "-c", "local", "-m", "redis_config", "-vvvv", "--diff"),
-            *("-e", f"ansible_python_interpreter={sys.executable}", "-a", json.dumps(arguments)),
-        ],
-        cwd=PROJECT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output
+    code, output = ansible_module("redis_config", arguments, "-vvvv", "--diff")
+    assert code == 0, output
     assert "requirepass (hidden)" in output
     assert "can't set immutable config" in output or "can''t set immutable config" in output
     for secret in (SECRET, "an-old-password", "another-secret", "hidden-name"):

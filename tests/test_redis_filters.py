@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import PROJECT, load
+from conftest import ansible, load
 
 redis = load("plugins/filter/redis.py", "redis_filters")
 
@@ -102,29 +100,13 @@ def test_a_secret_on_a_command_line_or_in_a_file_is_found(tmp_path: Path) -> Non
                 ]
             )
         )
-        done = subprocess.run(
-            [
-                Path(sys.executable).parent / "ansible-playbook",
-                "-i",
-                "localhost,",
-                "-vvv",
-                playbook,
-                "-e",
-                f"ansible_python_interpreter={sys.executable}",
-            ],
-            cwd=PROJECT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        code, output = ansible("ansible-playbook", "-vvv", playbook)
     finally:
         process.terminate()
         process.wait(10)
-    assert done.returncode == 0, done.stdout
-    assert f"first in the command line of {process.pid} (sh)" in done.stdout
-    assert f"second in {file}" in done.stdout
-    assert "third" not in done.stdout.split("searched.found")[1]
-    assert "this-one-is-an-argument" not in done.stdout
-    assert "in-this-file-it-stands" not in done.stdout
+    assert code == 0, output
+    assert f"first in the command line of {process.pid} (sh)" in output
+    assert f"second in {file}" in output
+    assert "third" not in output.split("searched.found")[1]
+    assert "this-one-is-an-argument" not in output
+    assert "in-this-file-it-stands" not in output

@@ -6,11 +6,9 @@ import contextlib
 import gc
 import io
 import json
-import os
 import resource
 import stat
 import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -22,7 +20,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from conftest import PROJECT, free_port, load, server_command
+from conftest import ansible_module, free_port, load, server_command
 
 resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
 acl = load("plugins/module_utils/redis_acl.py", "ansible.module_utils.redis_acl")
@@ -345,22 +343,9 @@ def test_config_rewrite_and_acl_save_in_between_are_no_change(up: Host) -> None:
 
 def test_no_secret_is_in_the_most_talkative_output(up: Host) -> None:
     new = "app-new-secret-0123456789"
-    words = json.dumps(arguments(up, users(app=new), credentials_file=str(up.folder / "e"), credentials_user="admin"))
-    done = subprocess.run(
-        [
-            Path(sys.executable).parent / "ansible",
-            *("localhost", "-i", "localhost,", "-c", "local", "-m", "redis_users", "-vvvv", "--diff"),
-            *("-e", f"ansible_python_interpreter={sys.executable}", "-a", words),
-        ],
-        cwd=PROJECT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output
+    given = arguments(up, users(app=new), credentials_file=str(up.folder / "e"), credentials_user="admin")
+    code, output = ansible_module("redis_users", given, "-vvvv", "--diff")
+    assert code == 0, output
     assert "#(hidden)" in output
     for secret in (ADMIN, APP, new):
         assert secret not in output

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import PROJECT, free_port
+from conftest import ansible, free_port
 
 SECRET = secrets.token_hex(16)
 
@@ -30,20 +27,7 @@ def run(folder: Path, task: dict[str, Any]) -> tuple[int, str]:
     ]
     file = folder / "play.yml"
     file.write_text(json.dumps(play))
-    done = subprocess.run(
-        [
-            Path(sys.executable).parent / "ansible-playbook",
-            *("-i", "localhost,", "-vvvv", "--diff", "-e", f"ansible_python_interpreter={sys.executable}", file),
-        ],
-        cwd=PROJECT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    # The play itself is quoted where a task fails: what counts is what Ansible made of the variable.
-    return done.returncode, done.stdout + done.stderr
+    return ansible("ansible-playbook", "-vvvv", "--diff", file)
 
 
 def server() -> dict[str, Any]:
