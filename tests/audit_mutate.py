@@ -208,7 +208,12 @@ MUTATIONS = [
         f"chmod o-x /etc/redis; chmod o-r {CONF}",
         along={33},
     ),
-    file(42, "a certificate that nobody loaded", f"{TLS}/host.crt", f"cat {TLS}/ca.crt > {TLS}/host.crt"),
+    file(
+        42,
+        "a certificate that nobody loaded",
+        f"{TLS}/host.crt",
+        f"openssl req -x509 -key {TLS}/host.key -subj /CN=redis1 -days 90 > {TLS}/host.crt",
+    ),
 ]
 UNREACHED = {
     14: "topology standalone has no Sentinel",
