@@ -22,6 +22,8 @@ from redis.retry import Retry
 from quantdesk.app import Application, create_app
 from quantdesk.settings import load_settings
 
+pytest_plugins = ["postgres"]
+
 TOKEN = "a-token-for-the-tests"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 BINARY_DEBIAN = Path("/usr/bin/redis-check-rdb")
@@ -178,7 +180,12 @@ async def running(
     folder: Path, client_host: str = "127.0.0.1", **env: str
 ) -> AsyncIterator[Running]:
     settings = load_settings(
-        {"DATABASE_URL": f"sqlite+aiosqlite:///{folder}/quantdesk.db", "ADMIN_TOKEN": TOKEN, **env}
+        {
+            "DATABASE_URL": f"sqlite+aiosqlite:///{folder}/quantdesk.db",
+            "ADMIN_TOKEN": TOKEN,
+            "RATE_LIMIT": "1000000/minute",
+            **env,
+        }
     )
     app = create_app(settings)
     async with app.services.running():
@@ -200,6 +207,11 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 def command(client: Redis, *words: str) -> object:
     """Run a command that redis-py has no typed method for."""
     return client.execute_command(*words)  # type: ignore[no-untyped-call]  # untyped in redis-py
+
+
+def subscribers(client: Redis) -> int:
+    """How many connections of instances are subscribed."""
+    return len(client.client_list(_type="pubsub"))
 
 
 def state_messages(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from conftest import AUTH, TOKEN, Server, Start, running, until
+from conftest import AUTH, TOKEN, Server, Start, running, subscribers, until
+from quantdesk.bus import RESET_STATS
 from quantdesk.cache import escape_glob
 
 ROUTES = [
@@ -180,8 +181,7 @@ async def test_stats_count_and_start_anew_everywhere(
 ) -> None:
     app = await start(redis_server, CACHE_TTL_PRICE="30", PORT="3002")
     other = await start(redis_server, CACHE_TTL_PRICE="30", PORT="3003")
-    channel = app.services.bus.channel
-    await until(lambda: raw.pubsub_numsub(channel)[0][1] == 2)
+    await until(lambda: subscribers(raw) == 2)
     await app.put_price("BTC-USD", 1)
     for _ in range(4):
         await app.get("/api/prices/BTC-USD")
@@ -204,7 +204,7 @@ async def test_stats_count_and_start_anew_everywhere(
 
     reset = await app.client.post("/api/redis/reset-stats", headers=AUTH)
     assert reset.json() == {"success": True}
-    await until(lambda: other.services.cache.stats.current.hits == 0)
+    await until(lambda: other.services.stats.current.hits == 0)
     assert (await app.get("/api/redis/stats")).json()["data"]["cache"]["totalRequests"] == 0
     assert "redis_cache_hits 3.0" in (await app.get("/metrics")).text
 
@@ -213,34 +213,33 @@ async def test_own_announcement_takes_no_later_count_away(
     start: Start, redis_server: Server, raw: Redis
 ) -> None:
     app, other = await start(redis_server), await start(redis_server)
-    channel = app.services.bus.channel
-    await until(lambda: raw.pubsub_numsub(channel)[0][1] == 2)
-    app.services.cache.stats.total.hits = other.services.cache.stats.total.hits = 1
-    raw.publish(channel, app.services.bus.encode("reset-stats"))
-    await until(lambda: other.services.cache.stats.current.hits == 0)
+    await until(lambda: subscribers(raw) == 2)
+    app.services.stats.total.hits = other.services.stats.total.hits = 1
+    app.services.bus.announce(RESET_STATS)
+    await until(lambda: other.services.stats.current.hits == 0)
     await asyncio.sleep(0.05)  # both were sent it at once
-    assert app.services.cache.stats.current.hits == 1
+    assert app.services.stats.current.hits == 1
 
 
 async def test_junk_on_the_channel_is_ignored(
     start: Start, redis_server: Server, raw: Redis
 ) -> None:
     app, other = await start(redis_server), await start(redis_server)
-    channel = app.services.bus.channel
-    await until(lambda: raw.pubsub_numsub(channel)[0][1] == 2)
-    other.services.cache.stats.total.hits = 1
-    for junk in (b"junk", b"\xff", b"{}", b'{"source": "x", "topic": "shutdown"}'):
-        raw.publish(channel, junk)
+    await until(lambda: subscribers(raw) == 2)
+    other.services.stats.total.hits = 1
+    for junk in (b"junk", b"\xff", b"", b" ", b"a -1 beat", b"a 99999999999999999999 beat", b"a 1"):
+        raw.publish("qd:development:control", junk)
+        raw.publish("qd:development:ws:\xff", junk)
     await app.client.post("/api/redis/reset-stats", headers=AUTH)
-    await until(lambda: other.services.cache.stats.current.hits == 0)
+    await until(lambda: other.services.stats.current.hits == 0)
 
 
 async def test_reset_works_without_redis(start: Start) -> None:
     app = await start()
-    app.services.cache.stats.total.misses = 5
+    app.services.stats.total.misses = 5
     answer = await app.client.post("/api/redis/reset-stats", headers=AUTH)
     assert answer.json() == {"success": True}
-    assert app.services.cache.stats.current.requests == 0
+    assert app.services.stats.current.requests == 0
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20))

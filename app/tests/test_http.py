@@ -136,6 +136,12 @@ async def test_openapi_describes_the_routes(start: Start) -> None:
         "/api/redis/clear",
         "/api/redis/reset-stats",
         "/api/prices/{symbol}",
+        "/api/sessions",
+        "/api/sessions/current",
+        "/api/portfolio",
+        "/api/orders",
+        "/api/orders/{order_id}",
+        "/api/presence",
     }
     put = schema["paths"]["/api/prices/{symbol}"]["put"]
     assert put["requestBody"]["content"]["application/json"]["schema"]["required"] == ["price"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from conftest import AUTH, Server, Start, command, free_port, state_messages, until
+from conftest import AUTH, Server, Start, command, free_port, state_messages, subscribers, until
 
 UP = "Redis connected"
 DOWN = "Redis connection failed, continuing without Redis"
@@ -69,7 +69,7 @@ async def test_loss_is_noticed_without_a_request(
     start: Start, redis_server: Server, raw: Redis
 ) -> None:
     app = await start(redis_server)
-    await until(lambda: raw.pubsub_numsub(app.services.bus.channel)[0][1] == 1)
+    await until(lambda: subscribers(raw) == 1)
     redis_server.kill()
     await app.until_available(False, 0.4)  # sooner than the probe's next turn
 
@@ -80,7 +80,7 @@ async def test_reads_cost_nothing_while_redis_is_down(start: Start) -> None:
     assert not gateway.available
     started = time.perf_counter()
     for _ in range(100):
-        await app.services.cache.invalidate(KEY)
+        await app.services.cache.invalidate("price", "BTC-USD", 1)
     assert (time.perf_counter() - started) / 100 < 0.005
 
 
@@ -209,7 +209,7 @@ async def test_missing_rights_degrade(start: Start, redis_server: Server, raw: R
     assert app.services.gateway.available
     await app.put_price("BTC-USD", 1)
     assert (await app.get("/api/prices/BTC-USD")).status_code == 200
-    assert app.services.cache.stats.total.errors == 1
+    assert app.services.stats.total.errors == 1
     clear = await app.client.post("/api/redis/clear", json={"pattern": "*"}, headers=AUTH)
     assert clear.status_code == 503
     reset = await app.client.post("/api/redis/reset-stats", headers=AUTH)
@@ -219,16 +219,19 @@ async def test_missing_rights_degrade(start: Start, redis_server: Server, raw: R
 
 
 async def test_few_rights_suffice(start: Start, redis_server: Server, raw: Redis) -> None:
-    rules = "~qd:development:* &qd:development:* +ping +get +set +unlink +scan +publish +subscribe"
+    rules = (
+        "~qd:development:* &qd:development:* +ping +get +set +unlink +scan +publish +psubscribe"
+        " +eval +evalsha +incrby +mget +pttl"
+    )
     command(raw, "ACL", "SETUSER", "app", "on", ">pw", *rules.split())
     app = await start(f"redis://app:pw@127.0.0.1:{redis_server.port}", CACHE_TTL_PRICE="30")
-    await until(lambda: raw.pubsub_numsub(app.services.bus.channel)[0][1] == 1)
+    await until(lambda: subscribers(raw) == 1)
     await app.put_price("BTC-USD", 1)
     await app.get("/api/prices/BTC-USD")
     assert (await app.get("/api/prices/BTC-USD")).headers["X-Cache"] == "HIT"
     clear = await app.client.post("/api/redis/clear", json={"pattern": "*"}, headers=AUTH)
     assert clear.json()["data"]["cleared"] == 1
-    assert app.services.cache.stats.total.errors == 0
+    assert app.services.stats.total.errors == 0
 
 
 async def test_something_that_is_not_redis_degrades(start: Start) -> None:
@@ -250,9 +253,9 @@ async def test_closed_idle_connections_are_not_an_outage(
     start: Start, redis_server: Server, raw: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = await start(redis_server)
-    await until(lambda: raw.pubsub_numsub(app.services.bus.channel)[0][1] == 1)
+    await until(lambda: subscribers(raw) == 1)
     command(raw, "CLIENT", "KILL", "TYPE", "pubsub")
-    await until(lambda: raw.pubsub_numsub(app.services.bus.channel)[0][1] == 1)
+    await until(lambda: subscribers(raw) == 1)
     assert app.services.gateway.available
     assert state_messages(caplog) == [UP]
 

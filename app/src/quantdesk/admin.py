@@ -2,6 +2,7 @@
 
 import ipaddress
 import secrets
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -11,9 +12,9 @@ from litestar.exceptions import NotAuthorizedException, PermissionDeniedExceptio
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
-from redis.asyncio import Redis
 
 from quantdesk.bodies import decode_body, describe_body
+from quantdesk.bus import RESET_STATS
 from quantdesk.errors import AnyRequest, Unprocessable
 from quantdesk.gateway import Gateway, RedisRefused, RedisUnavailable, Status
 from quantdesk.settings import Settings
@@ -116,13 +117,23 @@ def require_admin(
         if settings.production or not _is_local(connection):
             raise PermissionDeniedException("No admin token is configured")
         return
-    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    expected = settings.admin_token.reveal().encode()
-    # Compared in constant time, so that the time of an answer tells nothing about the token.
-    if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip().encode(), expected):
+    if not admin_token_shown(connection.scope["headers"], settings):
         raise NotAuthorizedException(
             "A valid admin token is required", headers={"WWW-Authenticate": "Bearer"}
         )
+
+
+def admin_token_shown(headers: Iterable[tuple[bytes, bytes]], settings: Settings) -> bool:
+    """Tell whether a request's headers hold the admin token; never, if none is configured."""
+    if settings.admin_token is None:
+        return False
+    expected = settings.admin_token.reveal().encode()
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            # In constant time, so that the time of an answer tells nothing about the token.
+            return scheme.lower() == b"bearer" and secrets.compare_digest(token.strip(), expected)
+    return False
 
 
 def _is_local(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
@@ -140,7 +151,7 @@ def _is_local(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
 @get("/api/redis/stats")
 async def stats(services: Services) -> StatsAnswer:
     """Answer with this instance's counts and Redis' memory."""
-    counts = services.cache.stats.current
+    counts = services.stats.current
     used, limit = await _memory(services.gateway)
     health = services.gateway.health
     return StatsAnswer(
@@ -176,20 +187,18 @@ async def clear(request: AnyRequest, services: Services) -> ClearAnswer:
 @post("/api/redis/reset-stats", guards=[require_admin], status_code=200)
 async def reset_stats(services: Services) -> Done:
     """Count anew here, and on the other instances as far as Redis reaches them."""
-    services.cache.stats.reset()
-    await services.bus.announce("reset-stats")
+    services.stats.reset()
+    services.bus.announce(RESET_STATS)
     return Done()
 
 
 async def _memory(gateway: Gateway) -> tuple[int | None, int | None]:
-    async def info(redis: Redis) -> dict[str, Any]:
-        return await redis.info("memory")
-
     try:
-        memory = await gateway.run(info)
+        text = (await gateway.call("INFO", "memory")).decode()
     except (RedisUnavailable, RedisRefused):
         return None, None
-    return memory.get("used_memory"), memory.get("maxmemory")
+    memory = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return int(memory["used_memory"]), int(memory["maxmemory"])
 
 
 handlers: Final[list[Any]] = [stats, clear, reset_stats]

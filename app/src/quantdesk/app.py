@@ -13,9 +13,20 @@ from litestar.types import Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
-from quantdesk import __version__, admin, health, metrics, prices
+from quantdesk import (
+    __version__,
+    admin,
+    health,
+    metrics,
+    orders,
+    portfolio,
+    presence,
+    prices,
+    sessions,
+)
 from quantdesk.bodies import MAX_BODY
 from quantdesk.errors import handle_error
+from quantdesk.front import Front
 from quantdesk.settings import Settings
 from quantdesk.state import State
 
@@ -27,10 +38,11 @@ class Application:
 
     def __init__(self, settings: Settings) -> None:
         self.services = State.build(settings)
-        registered = metrics.Metrics(self.services.gateway, self.services.cache)
+        services = self.services
+        registered = metrics.Metrics(services.gateway, services.stats, services.hub, services.bus)
 
-        def services() -> State:
-            return self.services
+        def state() -> State:
+            return services
 
         def registry() -> CollectorRegistry:
             return registered.registry
@@ -39,7 +51,7 @@ class Application:
         async def lifespan(_: Litestar) -> AsyncIterator[None]:
             async with AsyncExitStack() as stack:
                 try:
-                    await stack.enter_async_context(self.services.running())
+                    await stack.enter_async_context(services.running())
                 except SQLAlchemyError as error:
                     log.critical("The database cannot be opened", extra={"reason": str(error.args)})
                     raise
@@ -49,9 +61,18 @@ class Application:
                 yield
 
         routes = Litestar(
-            [*health.handlers, *admin.handlers, *metrics.handlers, *prices.handlers],
+            [
+                *health.handlers,
+                *admin.handlers,
+                *metrics.handlers,
+                *prices.handlers,
+                *sessions.handlers,
+                *portfolio.handlers,
+                *orders.handlers,
+                *presence.handlers,
+            ],
             dependencies={
-                "services": Provide(services, sync_to_thread=False),
+                "services": Provide(state, sync_to_thread=False),
                 "registry": Provide(registry, sync_to_thread=False),
             },
             exception_handlers={Exception: handle_error},
@@ -65,14 +86,18 @@ class Application:
             ),
             request_max_body_size=MAX_BODY,
         )
-        routes.state.services = self.services
-        self._app = metrics.Measured(routes, registered)
+        routes.state.services = services
+        self._front = Front(routes, services, registered)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, or the lifespan."""
         # Litestar's types leave the lifespan's scope and messages out.
         kind: str = scope["type"]
-        await self._app(scope, receive, _terse(send) if kind == "lifespan" else send)
+        await self._front(scope, receive, _terse(send) if kind == "lifespan" else send)
+
+    def drain(self) -> None:
+        """From now on, tell every connection with its next response to close."""
+        self._front.draining = True
 
 
 def _terse(send: Send) -> Send:

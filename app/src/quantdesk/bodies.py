@@ -36,13 +36,13 @@ async def decode_body(request: AnyRequest, decoder: msgspec.json.Decoder[T]) -> 
         raise ClientException("The body is not valid JSON") from None
 
 
-def describe_body(schema: Schema) -> type[Operation]:
+def describe_body(schema: Schema, *, required: bool = True) -> type[Operation]:
     """Return the operation class of a route that decodes a body of this schema itself."""
 
     @dataclass
     class Described(Operation):
         def __post_init__(self) -> None:
             content = {"application/json": OpenAPIMediaType(schema=schema)}
-            self.request_body = RequestBody(content=content, required=True)
+            self.request_body = RequestBody(content=content, required=required)
 
     return Described

@@ -1,127 +1,221 @@
-"""What the instances of one environment tell each other through Redis' pub/sub."""
+"""What the instances of one environment tell each other through Redis' pub/sub.
+
+Every message carries its sender and a number that grows by one, so that a receiver sees when one is
+missing; a heartbeat tells the number in times of silence. Delivery is at most once: what is missing
+is not sent again, but those whom it may concern are told.
+"""
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
-from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError, ResponseError
 
-from quantdesk.gateway import Gateway, RedisRefused, RedisUnavailable, describe
+from quantdesk.cache import escape_glob
+from quantdesk.gateway import Gateway, RedisUnavailable, describe
+from quantdesk.hub import Hub
+from quantdesk.sentinel import NoPrimary
+from quantdesk.wire import Reply, ReplyError, Subscription, WireLost, pack
 
 log = logging.getLogger(__name__)
 
-RESUBSCRIBE_DELAY: Final = 0.5
+RESUBSCRIBE_DELAY: Final = 0.25
+HEARTBEAT: Final = 1.0
+# Seconds without a heartbeat after which a subscription that hears not even its own is made anew,
+# and after which another instance that was not heard since counts as gone.
+SILENCE: Final = 3.5
+# Seconds after which an instance that has gone is forgotten.
+MEMORY: Final = 3600.0
 
-Topic = Literal["invalidate", "reset-stats"]
+RESET_STATS: Final = b"reset-stats"
+_BEAT: Final = b"beat"
+
+_ERRORS: Final = (OSError, TimeoutError, ReplyError, WireLost, NoPrimary)
 
 
-class Announcement(msgspec.Struct, frozen=True):
-    """One message: who sent it, what it is about, and which key it concerns, if any."""
+class _Peer:
+    """Another instance, as far as its messages tell."""
 
-    source: str
-    topic: Topic
-    key: str = ""
+    __slots__ = ("certain", "heard", "number")
 
-
-_decoder = msgspec.json.Decoder(Announcement)
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.heard = time.monotonic()
+        # Not until it has spoken again after a time in which nobody listened.
+        self.certain = True
 
 
 class Bus:
-    """A channel below the environment's prefix.
+    """The channels below an environment's prefix: `control`, and `ws:…` for subscribers' messages.
 
-    Delivery is at most once: nothing that must be right may depend on it alone.
+    Subscribers of this process get messages without Redis; those of other instances through it.
     """
 
-    def __init__(self, gateway: Gateway, env_name: str) -> None:
-        self.channel: Final = f"qd:{env_name}:control"
+    def __init__(self, gateway: Gateway, hub: Hub, env_name: str) -> None:
+        self._prefix: Final = f"qd:{env_name}:"
+        self._pattern: Final = f"{escape_glob(f'qd:{env_name}')}:*"
+        self._control: Final = f"{self._prefix}control"
+        self._relayed: Final = f"{self._prefix}ws:".encode()
         self._gateway = gateway
-        self._source = uuid.uuid4().hex
-        self._listeners: dict[Topic, Callable[[str], None]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._hub = hub
+        self._source: Final = uuid.uuid4().hex[:16].encode()
+        self._number = 0
+        self._peers: dict[bytes, _Peer] = {}
+        self._echo = 0.0
+        # Since when it listens without a break.
+        self._since = 0.0
+        self._listeners: dict[bytes, Callable[[], None]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         self._refused = False
+        self.subscribed = False
+        self.received = 0
+        self.gaps = 0
 
-    def listen(self, topic: Topic, listener: Callable[[str], None]) -> None:
-        """Have `listener` called with the key of each announcement of another instance."""
+    def listen(self, topic: bytes, listener: Callable[[], None]) -> None:
+        """Have `listener` called for each announcement of another instance."""
         self._listeners[topic] = listener
 
-    def encode(self, topic: Topic, key: str = "") -> bytes:
-        """Return the message that announces `topic`, to be published on `channel`."""
-        return msgspec.json.encode(Announcement(self._source, topic, key))
+    def publish(self, channel: str, text: bytes) -> None:
+        """Deliver a subscribers' message here at once, and on the other instances through Redis."""
+        self._hub.deliver(channel, text)
+        self._number += 1
+        self._send(f"{self._prefix}ws:{channel}", text)
 
-    async def announce(self, topic: Topic, key: str = "") -> bool:
-        """Tell the other instances; return whether Redis took the message."""
-        message = self.encode(topic, key)
-        try:
-            await self._gateway.run(lambda redis: redis.publish(self.channel, message))
-        except (RedisUnavailable, RedisRefused):
-            return False
-        return True
+    def announce(self, topic: bytes) -> None:
+        """Tell the other instances something, as far as Redis reaches them."""
+        self._number += 1
+        self._send(self._control, topic)
 
     async def start(self) -> None:
         """Subscribe now, and again whenever Redis has been away."""
-        self._task = asyncio.create_task(self._stay_subscribed(), name="redis-bus")
+        if self._gateway.enabled:
+            self._tasks = [
+                asyncio.create_task(self._stay_subscribed(), name="redis-bus"),
+                asyncio.create_task(self._beat(), name="redis-heartbeat"),
+            ]
 
     async def stop(self) -> None:
         """End the subscription."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # Sending.
+
+    def _send(self, channel: str, body: bytes) -> None:
+        def done(reply: Reply) -> None:
+            # A message that was not sent leaves a hole in the numbers, which receivers see.
+            if isinstance(reply, Exception):
+                self._gateway.judge(reply)
+
+        message = b"%b %d %b" % (self._source, self._number, body)
+        try:
+            self._gateway.submit(pack("PUBLISH", channel, message), done)
+        except RedisUnavailable:
+            return
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            self._send(self._control, _BEAT)
+            self._review_the_silent()
+
+    def _review_the_silent(self) -> None:
+        now = time.monotonic()
+        for source, peer in list(self._peers.items()):
+            if self.subscribed and not peer.certain and now - peer.heard > SILENCE:
+                # It has gone, and what it said last may have gone unheard.
+                peer.certain = True
+                self._tell_gap(None)
+            if now - peer.heard > MEMORY:
+                del self._peers[source]
+
+    # Receiving.
 
     async def _stay_subscribed(self) -> None:
         while True:
-            redis = await self._gateway.wait_up()
+            wire = await self._gateway.connected()
+            subscription: Subscription | None = None
             try:
-                await self._listen(redis)
-            except (RedisError, OSError, TimeoutError) as error:
-                # A lost connection is the gateway's to judge and report; a missing right is not.
-                if not isinstance(error, ResponseError):
-                    self._gateway.suspect()
-                elif not self._refused:
-                    self._refused = True
-                    log.warning("Redis refuses the subscription", extra={"reason": describe(error)})
-                await asyncio.sleep(RESUBSCRIBE_DELAY)
+                subscription = await self._gateway.subscription(self._hear)
+                subscription.subscribe("PSUBSCRIBE", self._pattern)
+                self._echo = time.monotonic()
+                while not (wire.ended.done() or subscription.ended.done()):
+                    ends = {wire.ended, subscription.ended}
+                    await asyncio.wait(ends, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
+                    if time.monotonic() - self._echo > SILENCE:
+                        break
+                if subscription.ended.done() and subscription.ended.result() == "NOPERM":
+                    self._complain("NOPERM")
+            except _ERRORS as error:
+                self._complain(describe(error))
+            finally:
+                self._lost()
+                if subscription is not None:
+                    subscription.close()
+            await asyncio.sleep(RESUBSCRIBE_DELAY)
 
-    async def _listen(self, redis: Redis) -> None:
-        """Listen until Redis goes down.
+    def _complain(self, reason: str) -> None:
+        if not self._refused:
+            self._refused = True
+            log.warning("There is no subscription to Redis", extra={"reason": reason})
 
-        The gateway's probe decides when that is: a subscription whose peer has vanished hears
-        nothing, and would go on hearing nothing.
-        """
-        pubsub = redis.pubsub()
-        reading = asyncio.create_task(self._read(pubsub))
-        down = asyncio.create_task(self._gateway.wait_down())
-        try:
-            await asyncio.wait({reading, down}, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                reading.result()
-        finally:
-            reading.cancel()
-            down.cancel()
-            await asyncio.gather(reading, down, return_exceptions=True)
-            await pubsub.aclose()  # type: ignore[no-untyped-call]  # untyped in redis-py
+    def _lost(self) -> None:
+        self.subscribed = False
+        for peer in self._peers.values():
+            peer.certain = False
 
-    async def _read(self, pubsub: PubSub) -> None:
-        await pubsub.subscribe(self.channel)
-        while True:
-            message = await pubsub.get_message(timeout=None)
-            if message is None:
-                continue
-            if message["type"] == "subscribe":
-                self._refused = False
-            elif message["type"] == "message":
-                self._hear(message["data"])
+    def _hear(self, reply: list[Reply]) -> None:
+        if reply[0] == b"pmessage":
+            self._message(reply[2], reply[3])
+        elif reply[0] == b"psubscribe":
+            self.subscribed = True
+            self._refused = False
+            self._since = time.monotonic()
+            for peer in self._peers.values():
+                peer.heard = self._since
 
-    def _hear(self, data: bytes) -> None:
-        try:
-            announcement = _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            log.debug("An announcement could not be read")
+    def _message(self, channel: bytes, message: bytes) -> None:
+        source, _, rest = message.partition(b" ")
+        number, _, body = rest.partition(b" ")
+        if not number.isdigit():
+            log.debug("A message could not be read")
             return
-        listener = self._listeners.get(announcement.topic)
-        if listener is not None and announcement.source != self._source:
-            listener(announcement.key)
+        if source == self._source:
+            self._echo = time.monotonic()
+            return
+        self._follow(source, int(number), beat=body == _BEAT)
+        self.received += 1
+        if channel.startswith(self._relayed):
+            self._hub.deliver(channel[len(self._relayed) :].decode(errors="replace"), body)
+        elif (listener := self._listeners.get(body)) is not None:
+            listener()
+
+    def _follow(self, source: bytes, number: int, *, beat: bool) -> None:
+        """Compare a message's number with what was heard before; tell of a hole."""
+        now = time.monotonic()
+        peer = self._peers.get(source)
+        if peer is None:
+            self._peers[source] = _Peer(number)
+            if number > (0 if beat else 1) and now - self._since > SILENCE:
+                # New here, but not new: it has spoken before, where it could not be heard.
+                self._tell_gap(None)
+            return
+        missed = number - peer.number - (0 if beat else 1)
+        peer.number, peer.heard, peer.certain = max(number, peer.number), now, True
+        if missed > 0:
+            self._tell_gap(missed)
+
+    def _tell_gap(self, missed: int | None) -> None:
+        """Tell every subscriber: which channels the messages were on is not known."""
+        self.gaps += 1
+        log.warning("Messages of another instance were lost", extra={"missed": missed})
+        self._hub.tell_all(
+            lambda channel: msgspec.json.encode(
+                {"channel": channel, "event": "gap", "data": {"missed": missed}}
+            )
+        )

@@ -8,16 +8,24 @@ from enum import StrEnum
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
-from redis.asyncio import Redis
 
-from quantdesk.bus import Bus
-from quantdesk.gateway import Gateway, RedisRefused, RedisUnavailable
+from quantdesk.gateway import Gateway, RedisUnavailable
+from quantdesk.scripts import FILL, INVALIDATE, PUT, Script
+from quantdesk.settings import CacheTtls
+from quantdesk.wire import Reply, Wire, Word, pack
 
 T = TypeVar("T")
-Kind = Literal["price", "portfolio", "order"]
+Kind = Literal["price", "portfolio", "order", "session", "presence"]
 
-KINDS: Final[tuple[Kind, ...]] = ("price", "portfolio", "order")
+# What an operator may clear: the rest is not a cache to those whom it concerns.
+CLEARABLE: Final[tuple[Kind, ...]] = ("price", "portfolio", "order")
 SCAN_BATCH: Final = 500
+# Seconds that a change guards its entry against reads that began before it, and the longest that
+# such a read may take and still fill.
+GUARD: Final = 10
+MAX_FLIGHT: Final = GUARD - 1.0
+# The version of an entry that is gone for good. Lua's numbers are exact up to here.
+DELETED: Final = 2**53 - 1
 
 
 class Outcome(StrEnum):
@@ -29,10 +37,23 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded(Generic[T]):
+    """What the source has: the value, and a version that grows with each committed change.
+
+    `ttl` is how many seconds it may be kept, None for what its kind is kept.
+    """
+
+    value: T
+    version: int
+    ttl: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lookup(Generic[T]):
-    """A read's answer: the value, None if the source has none, and where it came from."""
+    """A read's answer: the value and its JSON, None if the source has none, and where from."""
 
     value: T | None
+    data: bytes | None
     outcome: Outcome
 
 
@@ -78,93 +99,114 @@ class Stats:
         self._base = Counts(self.total.hits, self.total.misses, self.total.errors, self.total.sets)
 
 
+Load = Callable[[], Awaitable[Loaded[T] | None]]
+
+
 @dataclass(slots=True, eq=False)
 class _Flight:
     """One read under way, which everyone who asks for the same key shares."""
 
-    task: "asyncio.Task[Lookup[Any]]" = field(init=False)
+    kind: Kind
+    key: str
+    decoder: "msgspec.json.Decoder[Any]"
+    load: "Load[Any]"
+    began: float
+    waiters: "list[asyncio.Future[Lookup[Any]]]" = field(default_factory=list)
     stale: bool = False
-    filling: bool = False
 
 
 class Cache:
-    """Cache-aside reads and their invalidation, for the keys of one environment.
+    """Cache-aside reads and their invalidation, for the keys of one environment in one Redis.
 
-    No method fails because Redis does.
+    No method but `clear` fails because Redis does.
     """
 
-    def __init__(self, gateway: Gateway, bus: Bus, env_name: str) -> None:
-        self.stats: Final = Stats()
+    def __init__(self, gateway: Gateway, env_name: str, ttl: CacheTtls, stats: Stats) -> None:
+        self.stats: Final = stats
         self._gateway = gateway
-        self._bus = bus
-        self._prefix = f"qd:{env_name}:"
-        self._kinds = tuple(f"{self._prefix}{kind}:".encode() for kind in KINDS)
+        self._prefix: Final = f"qd:{env_name}:"
+        self._ttl: Final[dict[str, int]] = {
+            "price": ttl.price,
+            "portfolio": ttl.portfolio,
+            "order": ttl.order,
+            "session": ttl.session,
+            "presence": ttl.presence,
+        }
+        self._clearable = tuple(f"{self._prefix}{kind}:".encode() for kind in CLEARABLE)
         self._flights: dict[str, _Flight] = {}
-        # Keys written while Redis was away. Each names an entry that Redis may still hold.
-        self._owed: set[str] = set()
+        self._loads: set[asyncio.Task[None]] = set()
+        # Versions that were committed while Redis was away. Each names an entry that Redis may
+        # still hold.
+        self._owed: dict[str, int] = {}
         gateway.on_recovery(self._pay)
-        bus.listen("invalidate", self._abandon)
-        bus.listen("reset-stats", lambda _: self.stats.reset())
 
     def key(self, kind: Kind, name: str) -> str:
         """Return the key of an entry."""
         return f"{self._prefix}{kind}:{name}"
 
     async def read(
-        self,
-        key: str,
-        ttl: int,
-        decoder: msgspec.json.Decoder[T],
-        load: Callable[[], Awaitable[T | None]],
+        self, kind: Kind, name: str, decoder: "msgspec.json.Decoder[T]", load: "Load[T]"
     ) -> Lookup[T]:
-        """Return the entry, or what `load` returns, which is then kept for `ttl` seconds.
+        """Return the entry, or what `load` returns, which is then kept.
 
-        Concurrent reads of one key share one lookup and one `load`. None is not kept.
+        Concurrent reads of one entry share one lookup and one `load`. None is not kept.
 
         Raises:
             Exception: what `load` raises, to every reader that shares it.
         """
+        lookup = await self.start(kind, name, decoder, load)
+        self.count(lookup)
+        return lookup
+
+    def start(
+        self, kind: Kind, name: str, decoder: "msgspec.json.Decoder[T]", load: "Load[T]"
+    ) -> "asyncio.Future[Lookup[T]]":
+        """Begin a `read`, or join one that is under way, without waiting; `count` what it gives."""
+        key = f"{self._prefix}{kind}:{name}"
+        loop = asyncio.get_running_loop()
+        # A future for each reader: one that goes away must not take the others' answer with it.
+        waiter: asyncio.Future[Lookup[T]] = loop.create_future()
         flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight()
-            flight.task = asyncio.create_task(self._fly(flight, key, ttl, decoder, load))
-            flight.task.add_done_callback(_retrieve)
-        # Shielded: a reader that goes away must not take the others' answer with it.
-        lookup: Lookup[T] = await asyncio.shield(flight.task)
+        if flight is not None:
+            flight.waiters.append(waiter)
+            return waiter
+        flight = self._flights[key] = _Flight(kind, key, decoder, load, loop.time(), [waiter])
+        try:
+            self._gateway.submit(pack("GET", key), lambda reply: self._found(flight, reply))
+        except RedisUnavailable:
+            self._source(flight, Outcome.BYPASS)
+        return waiter
+
+    def count(self, lookup: Lookup[Any]) -> None:
+        """Add a read's answer to the statistics."""
         if lookup.outcome is Outcome.HIT:
             self.stats.total.hits += 1
         elif lookup.outcome is Outcome.MISS:
             self.stats.total.misses += 1
-        return lookup
 
-    async def invalidate(self, key: str) -> None:
-        """Remove an entry whose source has changed, here and in reads under way.
+    async def invalidate(self, kind: Kind, name: str, version: int) -> None:
+        """Remove an entry whose source has changed, here and in reads under way anywhere.
 
-        Call it after the change is committed. Reads that begin later see the change.
+        Call it after the change is committed, with the version that it made. Reads that begin later
+        see the change, and no read that began earlier can write back what it read.
         """
-        await self._land(self._drop([key]))
-        message = self._bus.encode("invalidate", key)
-
-        async def unlink(redis: Redis) -> None:
-            async with redis.pipeline(transaction=False) as pipeline:
-                pipeline.unlink(key)
-                pipeline.publish(self._bus.channel, message)
-                replies = await pipeline.execute(raise_on_error=False)
-            # The other instances' entries expire by themselves: only UNLINK has to work.
-            if isinstance(replies[0], Exception):
-                raise replies[0]
-
+        key = self.key(kind, name)
+        self._drop([key])
         # Owed beforehand: a recovery may come before this task hears of its own failure.
-        self._owed.add(key)
-        try:
-            await self._gateway.run(unlink)
-        except RedisUnavailable as error:
-            self._owed.add(key)
-            self.stats.total.errors += error.attempted
-        except RedisRefused:
-            self.stats.total.errors += 1
-        else:
-            self._owed.discard(key)
+        self._owed[key] = max(version, self._owed.get(key, 0))
+        if await self._run(INVALIDATE, key, self._guard(key), version, GUARD):
+            self._settle(key, version)
+
+    async def put(self, kind: Kind, name: str, loaded: Loaded[Any]) -> None:
+        """Write an entry through, after its change is committed."""
+        key = self.key(kind, name)
+        self._drop([key])
+        self._owed[key] = max(loaded.version, self._owed.get(key, 0))
+        data = msgspec.json.encode(loaded.value)
+        words = (loaded.version, self._seconds(kind, loaded), data, GUARD)
+        if await self._run(PUT, key, self._guard(key), *words):
+            self.stats.total.sets += 1
+            self._settle(key, loaded.version)
 
     async def clear(self, pattern: str) -> int:
         """Remove the entries of the cache kinds whose key below the prefix matches `pattern`.
@@ -178,95 +220,148 @@ class Cache:
             RedisUnavailable: Redis is not usable, or went away before the end.
             RedisRefused: Redis refused SCAN or UNLINK.
         """
-        await self._land(self._drop(list(self._flights)))
+        self._drop(list(self._flights))
         match = escape_glob(self._prefix) + pattern
         cleared = 0
-        cursor = 0
+        cursor: Word = 0
         while True:
-            cursor, found = await self._scan(cursor, match)
-            keys = [key for key in found if key.startswith(self._kinds)]
-            for start in range(0, len(keys), SCAN_BATCH):
-                cleared += await self._unlink(keys[start : start + SCAN_BATCH])
-            if cursor == 0:
+            words = ("SCAN", cursor, "MATCH", match, "COUNT", SCAN_BATCH)
+            cursor, found = await self._gateway.call(*words)
+            keys = [key for key in found if key.startswith(self._clearable)]
+            if keys:
+                cleared += await self._gateway.call("UNLINK", *keys)
+            if int(cursor) == 0:
                 return cleared
 
-    async def _scan(self, cursor: int, match: str) -> tuple[int, list[bytes]]:
-        following, found = await self._gateway.run(
-            lambda redis: redis.scan(cursor, match=match, count=SCAN_BATCH)
-        )
-        return following, [key for key in found if isinstance(key, bytes)]
+    # A flight: from Redis' answer to the source, and back.
 
-    async def _unlink(self, keys: list[bytes]) -> int:
-        return await self._gateway.run(lambda redis: redis.unlink(*keys))
-
-    async def _fly(
-        self,
-        flight: _Flight,
-        key: str,
-        ttl: int,
-        decoder: msgspec.json.Decoder[T],
-        load: Callable[[], Awaitable[T | None]],
-    ) -> Lookup[T]:
-        try:
-            outcome = Outcome.MISS
+    def _found(self, flight: _Flight, reply: Reply) -> None:
+        """Take Redis' answer to a flight's GET."""
+        outcome = Outcome.MISS
+        if isinstance(reply, bytes):
             try:
-                raw = await self._gateway.run(lambda redis: redis.get(key))
-                if raw is not None:
-                    return Lookup(decoder.decode(raw), Outcome.HIT)
-            except RedisUnavailable as error:
-                self.stats.total.errors += error.attempted
-                outcome = Outcome.BYPASS
-            except (RedisRefused, msgspec.DecodeError, UnicodeDecodeError):
+                self._land(flight, Lookup(flight.decoder.decode(reply), reply, Outcome.HIT))
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 # Not an entry of ours; filling replaces it.
                 self.stats.total.errors += 1
-            value = await load()
-            if value is not None and outcome is Outcome.MISS and not flight.stale:
-                flight.filling = True
-                await self._fill(key, ttl, msgspec.json.encode(value))
-            return Lookup(value, outcome)
-        finally:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
-
-    async def _fill(self, key: str, ttl: int, data: bytes) -> None:
-        try:
-            await self._gateway.run(lambda redis: redis.set(key, data, ex=ttl))
-            self.stats.total.sets += 1
-        except RedisUnavailable as error:
-            self.stats.total.errors += error.attempted
-        except RedisRefused:
+            else:
+                return
+        elif isinstance(reply, Exception):
             self.stats.total.errors += 1
+            if isinstance(self._gateway.judge(reply), RedisUnavailable):
+                outcome = Outcome.BYPASS
+        self._source(flight, outcome)
 
-    def _drop(self, keys: Iterable[str]) -> list[_Flight]:
+    def _source(self, flight: _Flight, outcome: Outcome) -> None:
+        """Go to the source for everybody on the flight."""
+        task = asyncio.create_task(self._load(flight, outcome))
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    async def _load(self, flight: _Flight, outcome: Outcome) -> None:
+        try:
+            loaded = await flight.load()
+        except Exception as error:  # noqa: BLE001  # it is for those who wait
+            self._take_off(flight)
+            for waiter in flight.waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+            return
+        except BaseException:
+            self._take_off(flight)
+            for waiter in flight.waiters:
+                waiter.cancel()
+            raise
+        if loaded is None:
+            self._land(flight, Lookup(None, None, outcome))
+            return
+        data = msgspec.json.encode(loaded.value)
+        if outcome is Outcome.MISS:
+            self._fill(flight, loaded, data)
+        self._land(flight, Lookup(loaded.value, data, outcome))
+
+    def _fill(self, flight: _Flight, loaded: Loaded[Any], data: bytes) -> None:
+        """Keep what the source had. Nobody waits for it: what comes later is behind it in line."""
+        took = asyncio.get_running_loop().time() - flight.began
+        if flight.stale or took > MAX_FLIGHT:
+            return
+
+        def filled(reply: Reply) -> None:
+            if isinstance(reply, Exception):
+                self._gateway.judge(reply)
+                self.stats.total.errors += 1
+            else:
+                self.stats.total.sets += reply
+
+        words = (loaded.version, self._seconds(flight.kind, loaded), data)
+        try:
+            FILL.submit(self._gateway, filled, flight.key, self._guard(flight.key), *words)
+        except RedisUnavailable:
+            return
+
+    def _land(self, flight: _Flight, lookup: Lookup[Any]) -> None:
+        self._take_off(flight)
+        for waiter in flight.waiters:
+            if not waiter.done():
+                waiter.set_result(lookup)
+
+    def _take_off(self, flight: _Flight) -> None:
+        """Let later readers begin a flight of their own."""
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+    def _drop(self, keys: Iterable[str]) -> None:
         """Keep reads under way from filling, and let later readers begin anew."""
-        dropped = [self._flights.pop(key) for key in keys if key in self._flights]
-        for flight in dropped:
-            flight.stale = True
-        return dropped
+        for key in keys:
+            flight = self._flights.pop(key, None)
+            if flight is not None:
+                flight.stale = True
 
-    def _abandon(self, key: str) -> None:
-        self._drop([key])
+    # Writing.
 
-    @staticmethod
-    async def _land(flights: list[_Flight]) -> None:
-        """Wait for fills already sent: on another connection, UNLINK could overtake them."""
-        filling = [flight.task for flight in flights if flight.filling]
-        if filling:
-            await asyncio.wait(filling)
+    async def _run(self, script: Script, *words: Word) -> bool:
+        """Run a script; return whether Redis did it. What goes wrong is counted."""
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    async def _pay(self, redis: Redis) -> None:
+        def done(reply: Reply) -> None:
+            if isinstance(reply, Exception):
+                self._gateway.judge(reply)
+                self.stats.total.errors += 1
+            if not answer.done():
+                answer.set_result(not isinstance(reply, Exception))
+
+        try:
+            script.submit(self._gateway, done, *words)
+        except RedisUnavailable:
+            return False
+        return await answer
+
+    def _settle(self, key: str, version: int) -> None:
+        if self._owed.get(key, version + 1) <= version:
+            del self._owed[key]
+
+    async def _pay(self, wire: Wire) -> None:
+        """Remove what changed while Redis was away, before anybody reads it."""
         while self._owed:
-            batch = list(self._owed)[:SCAN_BATCH]
-            await redis.unlink(*batch)
-            self._owed.difference_update(batch)
+            batch = list(self._owed.items())[:SCAN_BATCH]
+            await asyncio.gather(
+                *(
+                    INVALIDATE.call(wire, key, self._guard(key), version, GUARD)
+                    for key, version in batch
+                )
+            )
+            for key, version in batch:
+                self._settle(key, version)
+
+    def _guard(self, key: str) -> str:
+        # The braces keep it in the entry's slot, should Redis be a cluster one day.
+        return f"{self._prefix}guard:{{{key}}}"
+
+    def _seconds(self, kind: Kind, loaded: Loaded[Any]) -> int:
+        longest = self._ttl[kind]
+        return longest if loaded.ttl is None else max(1, min(longest, loaded.ttl))
 
 
 def escape_glob(text: str) -> str:
     """Return a pattern that matches `text` and nothing else (the rules of Redis' KEYS and SCAN)."""
     return re.sub(r"([\\*?\[\]^-])", r"\\\1", text)
-
-
-def _retrieve(task: "asyncio.Task[Lookup[Any]]") -> None:
-    # Every reader may have gone away; their error is nobody's then, and not worth a warning.
-    if not task.cancelled():
-        task.exception()

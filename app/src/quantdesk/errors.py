@@ -21,8 +21,11 @@ _CODES: Final = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
+    409: "conflict",
     413: "payload_too_large",
     422: "unprocessable",
+    429: "too_many_requests",
     503: "unavailable",
 }
 
@@ -47,23 +50,34 @@ class Unprocessable(HTTPException):
     status_code = 422
 
 
-def handle_error(request: AnyRequest, error: Exception) -> Response[ErrorBody]:
+class TooManyRequests(HTTPException):
+    """The client's rate limit is used up (429)."""
+
+    status_code = 429
+    detail = "The rate limit is used up; Retry-After says for how many seconds"
+
+
+def handle_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     """Turn whatever a handler raised into a response."""
-    headers: dict[str, str] = {}
+    status, body = answer_to(error, request.method)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def answer_to(error: Exception, method: str) -> tuple[int, bytes]:
+    """Return the status and body that tell a client of an error; log what is the server's fault."""
     match error:
         case ValidationException():
             status, message = 422, error.detail
         case HTTPException() if error.status_code < 500:
             status, message = error.status_code, error.detail
-            headers = dict(error.headers or {})
-        case SQLAlchemyError():
+        case SQLAlchemyError() | OSError() | TimeoutError():
             status, message = 503, "The database is not available"
             log.error("Database failed", extra={"reason": type(error).__name__})
         case RedisUnavailable() | RedisRefused():
             status, message = 503, "Redis is not available"
         case _:
             status, message = 500, "Internal server error"
-            log.error("Request failed", exc_info=error, extra={"method": request.method})
+            log.error("Request failed", exc_info=error, extra={"method": method})
     code = _CODES.get(status) or HTTPStatus(status).name.lower()
-    body = ErrorBody(error=ErrorDetail(code, message))
-    return Response(body, status_code=status, headers=headers, media_type="application/json")
+    return status, msgspec.json.encode(ErrorBody(error=ErrorDetail(code, message)))

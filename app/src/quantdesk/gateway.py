@@ -1,43 +1,45 @@
-"""The one way to Redis: connections, whether it is usable now, and the probe that finds out."""
+"""The one way to a Redis: its connection, whether it is usable, and the probe that finds out."""
 
 import asyncio
 import logging
-import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal
 
 import msgspec
-from redis.asyncio import Redis
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    ConnectionPool,
-    SSLConnection,
-)
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
 
+from quantdesk.sentinel import NoPrimary, find_primary
 from quantdesk.settings import RedisSettings
+from quantdesk.wire import (
+    Done,
+    Reply,
+    ReplyError,
+    Subscription,
+    Wire,
+    WireFull,
+    WireLost,
+    Word,
+    open_wire,
+    pack,
+)
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Status = Literal["healthy", "unhealthy", "disabled"]
-Operation = Callable[["Redis"], Awaitable[T]]
 
 PROBE_INTERVAL_UP: Final = 1.0
-PROBE_INTERVAL_DOWN: Final = 0.5
+PROBE_INTERVAL_DOWN: Final = 0.25
 # Connection attempts overlap while Redis is down: the first packet of each may be dropped, and
 # waiting for one attempt's timeout would make the return of Redis go unnoticed for that long.
 MAX_ATTEMPTS: Final = 12
-# How many operations may be under way at once; the others wait for their turn.
-MAX_OPERATIONS: Final = 64
+# Seconds without a sign of life while a reply is due, after which Redis counts as down (or sooner,
+# as the command timeout says): a cached answer is not worth waiting longer for.
+STALL: Final = 1.0
+STALL_CHECK: Final = 0.05
+# Seconds between two questions to Sentinel whether the primary is still the same.
+SENTINEL_INTERVAL: Final = 2.0
 
-_ERRORS: Final = (RedisError, OSError, TimeoutError)
 # Replies after which no other command would fare better, so that Redis counts as down.
 _DOWN_REPLIES: Final = frozenset(
     {
@@ -52,6 +54,7 @@ _DOWN_REPLIES: Final = frozenset(
         "WRONGPASS",
     }
 )
+_ERRORS: Final = (OSError, TimeoutError, ReplyError, WireLost, WireFull, NoPrimary)
 
 
 class RedisUnavailable(Exception):
@@ -79,57 +82,69 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Gateway:
-    """Redis' connections and the state that decides whether a request may use them.
+    """A Redis, and the state that decides whether a request may use it.
 
-    A probe in the background pings Redis and owns the state. An operation that fails reports
-    it, and from then on none touches Redis until the probe has found it well again.
+    A probe in the background pings Redis and owns the state. A connection that ends or stalls, and
+    a reply that says so, mark Redis down; from then on nothing touches it until the probe has found
+    it well again.
     """
 
     def __init__(self, settings: RedisSettings | None, env_name: str) -> None:
         self._settings = settings
         # UNLINK of a key that never exists writes nothing, but is refused by a replica, a full
         # disk or a missing right, where PING alone would promise a cache that can't be written.
-        self._probe_key = f"qd:{env_name}:probe"
-        self._redis = None if settings is None else Redis(connection_pool=_pool(settings))
-        self._slots = asyncio.Semaphore(MAX_OPERATIONS)
-        self._waits: set[asyncio.Timeout] = set()
+        self._probe = (("PING",), ("UNLINK", f"qd:{env_name}:probe"))
+        self._tls = None if settings is None or not settings.tls else tls_context(settings)
+        self._wire: Wire | None = None
+        self._address: tuple[str, int] | None = None
+        self._up = False
         self._known = asyncio.Event()
-        self._up = asyncio.Event()
-        self._down = asyncio.Event()
-        self._wake = asyncio.Event()
-        self._period = 0
+        self._connected = asyncio.Event()
         self._latency: float | None = None
+        # Digests of the scripts that were sent on the connection in use.
+        self.scripts: Final[set[str]] = set()
         self._refusals: set[str] = set()
-        self._recover: Callable[[Redis], Awaitable[None]] | None = None
-        self._probe: asyncio.Task[None] | None = None
+        self._recover: list[Callable[[Wire], Awaitable[None]]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def enabled(self) -> bool:
+        """Whether a Redis is configured at all."""
+        return self._settings is not None
 
     @property
     def available(self) -> bool:
-        """Whether operations reach Redis now."""
-        return self._up.is_set()
+        """Whether commands reach Redis now."""
+        return self._up
 
     @property
     def health(self) -> Health:
-        """What the latest probe or operation found; costs no round trip."""
+        """What the latest probe or command found; costs no round trip."""
         if self._settings is None:
             return Health("disabled", None, False)
-        if not self.available:
+        if not self._up:
             return Health("unhealthy", None, False)
         return Health("healthy", self._latency, True)
 
-    def on_recovery(self, hook: Callable[[Redis], Awaitable[None]]) -> None:
-        """Have `hook` run each time Redis answers again, before any operation reaches it.
+    def on_recovery(self, hook: Callable[[Wire], Awaitable[None]]) -> None:
+        """Have `hook` run on each new connection, before any other command uses it.
 
-        What `hook` raises from Redis makes the recovery fail and be tried again.
+        What `hook` raises from Redis makes the connection count as failed.
         """
-        self._recover = hook
+        self._recover.append(hook)
 
     async def start(self, patience: float) -> None:
         """Start the probe and wait up to `patience` seconds for its first finding."""
         if self._settings is None:
             return
-        self._down.set()
-        self._probe = asyncio.create_task(self._supervise(self._settings), name="redis-probe")
+        self._tasks = [
+            asyncio.create_task(self._supervise(self._settings), name="redis-probe"),
+            asyncio.create_task(self._watch_for_stalls(self._settings), name="redis-stalls"),
+        ]
+        if self._settings.sentinels:
+            self._tasks.append(
+                asyncio.create_task(self._follow(self._settings), name="redis-sentinel")
+            )
         try:
             async with asyncio.timeout(patience):
                 await self._known.wait()
@@ -137,111 +152,137 @@ class Gateway:
             log.info("Redis has not answered yet, serving without it meanwhile")
 
     async def stop(self) -> None:
-        """End the probe and close the connections."""
-        if self._probe is not None:
-            self._probe.cancel()
-            await asyncio.wait({self._probe})
-        if self._redis is not None:
-            await self._redis.aclose()
-            await self._redis.connection_pool.disconnect()
+        """End the probe and close the connection."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._wire is not None:
+            self._wire.close()
 
-    async def wait_up(self) -> Redis:
-        """Wait until Redis is usable; return the client."""
-        await self._up.wait()
-        return self._client()
+    def submit(self, packed: bytes, done: Done) -> None:
+        """Send a packed command without waiting; `done` gets its reply, as by `Wire.send`.
 
-    async def wait_down(self) -> None:
-        """Wait until Redis is no longer usable."""
-        await self._down.wait()
+        `done` hands the reply to `judge` when it is an exception.
 
-    def suspect(self) -> None:
-        """Have the probe look now: something else that uses Redis has lost its connection."""
-        self._wake.set()
+        Raises:
+            RedisUnavailable: nothing was sent.
+        """
+        wire = self._wire
+        if wire is None:
+            raise RedisUnavailable(attempted=False)
+        try:
+            wire.send(packed, done)
+        except (WireLost, WireFull):
+            raise RedisUnavailable(attempted=False) from None
 
-    async def run(self, operation: Operation[T]) -> T:
-        """Run `operation` on Redis, if Redis is usable.
+    def judge(self, error: Exception) -> RedisUnavailable | RedisRefused:
+        """Draw the consequences of a reply that is an exception; return what callers are told."""
+        if not isinstance(error, ReplyError):
+            return RedisUnavailable(attempted=True)
+        if error.code in _DOWN_REPLIES:
+            self._mark_down(error.code)
+            if self._wire is not None:
+                self._wire.close(error.code)
+            return RedisUnavailable(attempted=True)
+        if error.code not in self._refusals:
+            # Once per code and connection: a full Redis refuses every request's SET.
+            self._refusals.add(error.code)
+            log.warning("Redis refuses commands", extra={"reason": error.code})
+        return RedisRefused(error.code)
+
+    async def call(self, *words: Word) -> Reply:
+        """Send one command and return its reply.
 
         Raises:
             RedisUnavailable: Redis is disabled or down, or went down meanwhile.
             RedisRefused: Redis answered with an error that concerns this command alone.
         """
-        if self._settings is None or not self.available:
-            raise RedisUnavailable(attempted=False)
-        period = self._period
-        try:
-            async with asyncio.timeout(self._longest(self._settings)) as wait:
-                self._waits.add(wait)
-                try:
-                    async with self._slots:
-                        return await operation(self._client())
-                finally:
-                    self._waits.discard(wait)
-        except _ERRORS as error:
-            code = _reply_code(error)
-            if code is None or code in _DOWN_REPLIES:
-                self._mark_down(error, period)
-                raise RedisUnavailable(attempted=True) from None
-            if code not in self._refusals:
-                # Once per code and period: a full Redis refuses every request's SET.
-                self._refusals.add(code)
-                log.warning("Redis refuses commands", extra={"reason": code})
-            raise RedisRefused(code) from None
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
-    def _client(self) -> Redis:
-        if self._redis is None:
-            raise RedisUnavailable(attempted=False)
-        return self._redis
+        def done(reply: Reply) -> None:
+            outcome = self.judge(reply) if isinstance(reply, Exception) else reply
+            if answer.done():
+                return
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
 
-    @staticmethod
-    def _longest(settings: RedisSettings) -> float:
-        return settings.connect_timeout + settings.command_timeout
+        self.submit(pack(*words), done)
+        return await answer
 
-    def _mark_down(self, error: BaseException, period: int) -> None:
-        # An operation of an earlier period knows nothing about the present one.
-        if period != self._period or (self._known.is_set() and not self.available):
+    async def connected(self) -> Wire:
+        """Wait until Redis is usable; return its connection, whose `ended` tells until when."""
+        while True:
+            await self._connected.wait()
+            if self._wire is not None and self._wire.usable:
+                return self._wire
+            await asyncio.sleep(STALL_CHECK)
+
+    async def subscription(self, heard: Callable[[list[Reply]], None]) -> Subscription:
+        """Open a connection of its own to the server in use, for a subscriber.
+
+        Raises:
+            OSError, TimeoutError, ReplyError, WireLost, NoPrimary: there is none to be had.
+        """
+        if self._settings is None or self._address is None:
+            raise NoPrimary
+        wire = await self._open(self._settings, lambda: Subscription(heard), self._address)
+        assert isinstance(wire, Subscription)  # noqa: S101  # what the factory made
+        return wire
+
+    # The state.
+
+    def _mark_down(self, reason: str) -> None:
+        if self._known.is_set() and not self._up:
             return
-        self._period += 1
+        self._up = False
         self._latency = None
-        self._up.clear()
-        self._down.set()
-        self._wake.set()
+        self._connected.clear()
         self._known.set()
-        now = asyncio.get_running_loop().time()
-        for wait in self._waits:
-            # Those that wait for the same dead Redis need not wait for their own timeout.
-            if not wait.expired():
-                wait.reschedule(now)
         log.warning(
             "Redis connection failed, continuing without Redis",
-            extra={"reason": describe(error), **self._where()},
+            extra={"reason": reason, **self._where()},
         )
 
-    def _mark_up(self, latency: float) -> None:
-        self._period += 1
+    def _mark_up(self, wire: Wire, latency: float) -> None:
+        self._wire = wire
         self._latency = latency
         self._refusals.clear()
-        self._down.clear()
-        self._up.set()
+        self.scripts.clear()
+        self._connected.set()
+        if self._up:
+            # The connection was replaced before anybody could call Redis down.
+            return
+        self._up = True
         self._known.set()
         log.info("Redis connected", extra={"latency_ms": latency, **self._where()})
 
     def _where(self) -> dict[str, str]:
-        if self._settings is None:
+        if self._address is None:
             return {}
-        return {"redis": f"{self._settings.host}:{self._settings.port}"}
+        return {"redis": f"{self._address[0]}:{self._address[1]}"}
+
+    # The probe.
 
     async def _supervise(self, settings: RedisSettings) -> None:
         while True:
-            connection = await self._reach(settings)
+            wire = await self._reach(settings)
             try:
-                await self._watch(settings, connection)
+                await self._ping_on(wire)
             finally:
-                await _close(connection)
+                self._wire = None
+                self._connected.clear()
+                wire.close()
 
-    async def _reach(self, settings: RedisSettings) -> AbstractConnection:
-        """Try until Redis answers, then recover and mark it up; return the probe's connection."""
+    async def _reach(self, settings: RedisSettings) -> Wire:
+        """Try until Redis answers and the recovery hooks are through; return the connection in use.
+
+        A first attempt that fails marks Redis down; so does one that takes too long.
+        """
         loop = asyncio.get_running_loop()
-        attempts: set[asyncio.Task[tuple[AbstractConnection, float]]] = set()
+        attempts: set[asyncio.Task[tuple[Wire, float]]] = set()
         try:
             while True:
                 if len(attempts) < MAX_ATTEMPTS:
@@ -254,84 +295,139 @@ class Gateway:
                     for attempt in done:
                         attempts.discard(attempt)
                         try:
-                            connection, latency = attempt.result()
+                            wire, latency = attempt.result()
                         except _ERRORS as error:
-                            self._mark_down(error, self._period)
+                            self._mark_down(describe(error))
                             continue
-                        try:
-                            recovered = await self._recovered(settings)
-                        except BaseException:
-                            await _close(connection)
-                            raise
-                        if recovered:
-                            self._mark_up(latency)
-                            return connection
-                        await _close(connection)
+                        if await self._recovered(settings, wire):
+                            self._mark_up(wire, latency)
+                            return wire
+                if self._known.is_set():
+                    self._mark_down("no answer")
                 await asyncio.sleep(max(0.0, turn_ends - loop.time()))
         finally:
             for attempt in attempts:
                 attempt.cancel()
             for outcome in await asyncio.gather(*attempts, return_exceptions=True):
                 if isinstance(outcome, tuple):
-                    await _close(outcome[0])
+                    outcome[0].close()
 
-    async def _attempt(self, settings: RedisSettings) -> tuple[AbstractConnection, float]:
-        connection = _connection(settings)
+    async def _attempt(self, settings: RedisSettings) -> tuple[Wire, float]:
+        address = await self._locate(settings)
+        wire = await self._open(settings, Wire, address)
         try:
-            async with asyncio.timeout(self._longest(settings)):
-                await connection.connect()  # type: ignore[no-untyped-call]  # untyped in redis-py
-                return connection, await self._ping(connection)
+            async with asyncio.timeout(settings.command_timeout):
+                latency = await self._ask(wire)
         except BaseException:
-            # Whatever ended the attempt, cancellation included: its socket must not stay open.
-            await _close(connection)
+            wire.close()
             raise
+        self._address = address
+        return wire, latency
 
-    async def _recovered(self, settings: RedisSettings) -> bool:
+    async def _locate(self, settings: RedisSettings) -> tuple[str, int]:
+        if not settings.sentinels:
+            self._address = self._address or (settings.host, settings.port)
+            return settings.host, settings.port
+        primary = await find_primary(settings, self._tls)
+        return primary.host, primary.port
+
+    async def _open(
+        self, settings: RedisSettings, make: Callable[[], Wire], address: tuple[str, int]
+    ) -> Wire:
+        greetings: list[tuple[Word, ...]] = []
+        if settings.password is not None:
+            user = () if settings.username is None else (settings.username,)
+            greetings.append(("AUTH", *user, settings.password.reveal()))
+        if settings.database:
+            greetings.append(("SELECT", settings.database))
+        return await open_wire(
+            make, *address, tls=self._tls, within=settings.connect_timeout, greetings=greetings
+        )
+
+    async def _recovered(self, settings: RedisSettings, wire: Wire) -> bool:
         try:
-            async with asyncio.timeout(self._longest(settings)):
-                redis = self._client()
-                # Connections from before the outage would fail one request each.
-                await redis.connection_pool.disconnect()
-                if self._recover is not None:
-                    await self._recover(redis)
+            async with asyncio.timeout(settings.command_timeout):
+                for hook in self._recover:
+                    await hook(wire)
         except _ERRORS as error:
-            self._mark_down(error, self._period)
+            wire.close()
+            self._mark_down(describe(error))
             return False
+        except BaseException:
+            wire.close()
+            raise
         return True
 
-    async def _watch(self, settings: RedisSettings, connection: AbstractConnection) -> None:
-        """Ping until Redis is down, whoever finds that out."""
-        while self._up.is_set():
-            self._wake.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_INTERVAL_UP):
-                    await self._wake.wait()
-            if not self._up.is_set():
+    async def _ping_on(self, wire: Wire) -> None:
+        """Ping until the connection ends, whoever ended it."""
+        while True:
+            await asyncio.wait({wire.ended}, timeout=PROBE_INTERVAL_UP)
+            if wire.ended.done():
                 return
-            period = self._period
             try:
-                async with asyncio.timeout(settings.command_timeout) as wait:
-                    self._waits.add(wait)
-                    try:
-                        latency = await self._ping(connection)
-                    finally:
-                        self._waits.discard(wait)
-            except _ERRORS as error:
-                self._mark_down(error, period)
+                # No timeout: a reply that does not come is a stall, which ends the connection.
+                self._latency = await self._ask(wire)
+            except ReplyError as error:
+                self._mark_down(error.code)
                 return
-            if self._up.is_set():
-                self._latency = latency
+            except (WireLost, WireFull):
+                if wire.ended.done():
+                    return
 
-    async def _ping(self, connection: AbstractConnection) -> float:
+    async def _watch_for_stalls(self, settings: RedisSettings) -> None:
+        limit = min(settings.command_timeout, STALL)
+        suspect: Wire | None = None
+        while True:
+            await asyncio.sleep(STALL_CHECK)
+            wire = self._wire
+            if wire is None or wire.stalled < limit:
+                suspect = None
+            elif wire is not suspect:
+                # Once more round the loop: it may be this process that stood still, with the reply
+                # waiting in the socket.
+                suspect = wire
+            else:
+                self._mark_down("no answer")
+                wire.close("no answer")
+
+    async def _follow(self, settings: RedisSettings) -> None:
+        """Leave a primary that is none any more, though it may still answer."""
+        while True:
+            await asyncio.sleep(SENTINEL_INTERVAL)
+            wire, address = self._wire, self._address
+            try:
+                primary = await find_primary(settings, self._tls)
+            except NoPrimary:
+                continue
+            if wire is not None and wire is self._wire and address != (primary.host, primary.port):
+                log.info("Sentinel names another primary", extra={"redis": primary.host})
+                wire.close("Sentinel names another primary")
+
+    async def _ask(self, wire: Wire) -> float:
         """Return how many milliseconds a PING took, with a write tried in its wake."""
         # Not the loop's clock: uvloop's counts whole milliseconds.
         started = time.perf_counter()
-        commands = connection.pack_commands([("PING",), ("UNLINK", self._probe_key)])
-        await connection.send_packed_command(commands, check_health=False)
-        await connection.read_response()
-        latency = round((time.perf_counter() - started) * 1000, 3)
-        await connection.read_response()
+        ping, write = (asyncio.ensure_future(wire.call(*words)) for words in self._probe)
+        try:
+            await ping
+            latency = round((time.perf_counter() - started) * 1000, 3)
+            await write
+        finally:
+            for answer in (ping, write):
+                answer.cancel()
+            await asyncio.gather(ping, write, return_exceptions=True)
         return latency
+
+
+def tls_context(settings: RedisSettings) -> ssl.SSLContext:
+    """Return what TLS connections are made with: TLS 1.2 or later, everything verified."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.ca_file is not None:
+        context.load_verify_locations(cafile=settings.ca_file)
+    if settings.cert_file is not None:
+        context.load_cert_chain(settings.cert_file, settings.key_file, password="")
+    return context
 
 
 def describe(error: BaseException) -> str:
@@ -339,74 +435,18 @@ def describe(error: BaseException) -> str:
 
     (A server that does not know AUTH answers with the arguments that it was given.)
     """
-    code = _reply_code(error)
-    if code is not None:
-        return code
-    cause = error.__cause__ or error.__context__ or error
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"certificate refused: {cause.verify_message}"
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return type(error).__name__
-
-
-def _reply_code(error: BaseException) -> str | None:
-    """Return the word that an error reply began with, or None if it was no such reply."""
-    code = getattr(error, "status_code", None)
-    if not isinstance(code, str):
-        code = str(error).split(" ", 1)[0] if isinstance(error, ResponseError) else None
-    if code is None:
-        return None
-    return code if re.fullmatch(r"[A-Z]{2,32}", code) else "ERR"
-
-
-def _arguments(settings: RedisSettings) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "host": settings.host,
-        "port": settings.port,
-        "db": settings.database,
-        "username": settings.username,
-        "password": settings.password.reveal() if settings.password else None,
-        "socket_connect_timeout": settings.connect_timeout,
-        "socket_timeout": settings.command_timeout,
-        "socket_keepalive": True,
-        # The library's own default keeps a request waiting for seconds.
-        "retry": Retry(NoBackoff(), 0),
-        # RESP2 and no CLIENT SETINFO: a user without rights to CLIENT connects without a refusal.
-        "protocol": 2,
-        "driver_info": None,
-    }
-    if settings.tls:
-        arguments |= {
-            "ssl_cert_reqs": "required",
-            "ssl_check_hostname": True,
-            "ssl_min_version": ssl.TLSVersion.TLSv1_2,
-            "ssl_ca_certs": _text(settings.ca_file),
-            "ssl_certfile": _text(settings.cert_file),
-            "ssl_keyfile": _text(settings.key_file),
-        }
-    return arguments
-
-
-def _text(path: object) -> str | None:
-    return None if path is None else str(path)
-
-
-def _connection(settings: RedisSettings) -> AbstractConnection:
-    kind: Callable[..., AbstractConnection] = SSLConnection if settings.tls else Connection
-    return kind(**_arguments(settings))
-
-
-def _pool(settings: RedisSettings) -> ConnectionPool:
-    kind = SSLConnection if settings.tls else Connection
-    # Room beside the operations for the subscription.
-    return ConnectionPool(
-        connection_class=kind, max_connections=MAX_OPERATIONS + 8, **_arguments(settings)
-    )
-
-
-async def _close(connection: AbstractConnection) -> None:
-    try:
-        await connection.disconnect(nowait=True)
-    except _ERRORS:
-        log.debug("A connection to Redis did not close cleanly")
+    match error:
+        case ReplyError():
+            return error.code
+        case WireLost():
+            return str(error) or "connection lost"
+        case NoPrimary():
+            return "no Sentinel knows the primary"
+        case ssl.SSLCertVerificationError():
+            return f"certificate refused: {error.verify_message}"
+        case OSError() if error.strerror:
+            return error.strerror
+        case TimeoutError():
+            return "no answer"
+        case _:
+            return type(error).__name__

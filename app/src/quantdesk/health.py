@@ -37,7 +37,9 @@ async def health(services: Services) -> Response[Report]:
         report = Report("unhealthy", redis, DatabaseHealth("unhealthy"), __version__)
         return Response(report, status_code=503)
     status: Literal["healthy", "degraded"] = (
-        "degraded" if redis.status == "unhealthy" else "healthy"
+        "degraded"
+        if "unhealthy" in (redis.status, services.state_gateway.health.status)
+        else "healthy"
     )
     return Response(Report(status, redis, DatabaseHealth("healthy"), __version__))
 

@@ -1,5 +1,6 @@
 """Prices over HTTP: what counts as one, and the two routes."""
 
+import asyncio
 import re
 from decimal import Decimal
 from typing import Annotated, Any, Final
@@ -14,9 +15,10 @@ from litestar.params import PathParameter
 
 from quantdesk.admin import require_admin
 from quantdesk.bodies import decode_body, describe_body
+from quantdesk.cache import Lookup
 from quantdesk.database import Price
 from quantdesk.errors import AnyRequest, ErrorBody, Unprocessable
-from quantdesk.state import Services
+from quantdesk.state import Services, State
 
 SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}", re.ASCII)
 INTEGER_DIGITS: Final = 20
@@ -30,6 +32,16 @@ SymbolPath = Annotated[
     str,
     PathParameter(description="A symbol", schema_extra={"pattern": f"^{SYMBOL.pattern}$"}),
 ]
+
+
+# How the metrics call the route of a read or write.
+ROUTE: Final = "/api/prices/{symbol}"
+
+
+class NoPrice(NotFoundException):
+    """The symbol has no price (404)."""
+
+    detail = "The symbol has no price"
 
 
 class PriceUpdate(msgspec.Struct, forbid_unknown_fields=True):
@@ -115,19 +127,25 @@ def _checked(symbol: str) -> str:
     return symbol
 
 
+def start_read(services: State, symbol: str) -> "asyncio.Future[Lookup[Price]]":
+    """Begin to read a price through the cache, without waiting."""
+    return services.cache.start(
+        "price", symbol, _price_decoder, lambda: services.database.price(symbol)
+    )
+
+
 @get("/api/prices/{symbol:str}", responses=_READ_ERRORS)
 async def read_price(symbol: SymbolPath, services: Services) -> Response[PriceAnswer]:
-    """Answer with the latest price; X-Cache tells whether it came from Redis."""
+    """Answer with the latest price; X-Cache tells whether it came from Redis.
+
+    (What front.py takes for a plain read of a price does not come here.)
+    """
     _checked(symbol)
-    lookup = await services.cache.read(
-        services.cache.key("price", symbol),
-        services.settings.ttl.price,
-        _price_decoder,
-        lambda: services.database.price(symbol),
-    )
+    lookup = await start_read(services, symbol)
+    services.cache.count(lookup)
     headers = {"X-Cache": lookup.outcome.value}
     if lookup.value is None:
-        raise NotFoundException("The symbol has no price", headers=headers)
+        raise NoPrice(headers=headers)
     return Response(PriceAnswer(data=lookup.value), headers=headers)
 
 
@@ -138,16 +156,20 @@ async def read_price(symbol: SymbolPath, services: Services) -> Response[PriceAn
     responses=_WRITE_ERRORS,
 )
 async def write_price(symbol: SymbolPath, request: AnyRequest, services: Services) -> PriceAnswer:
-    """Write a price: to the database first, then the cached entry is removed."""
+    """Write a price: to the database first, then the cached entry goes and subscribers are told."""
     _checked(symbol)
     update = await decode_body(request, _update_decoder)
     try:
         value = parse_price(bytes(update.price))
     except ValueError as error:
         raise Unprocessable(str(error)) from None
-    price = await services.database.set_price(symbol, value)
-    await services.cache.invalidate(services.cache.key("price", symbol))
-    return PriceAnswer(data=price)
+    written = await services.database.set_price(symbol, value)
+    # At once: in the order of the commits, and before anything is waited for.
+    channel = f"price:{symbol}"
+    message = b'{"channel":"%b","data":%b}'
+    services.bus.publish(channel, message % (channel.encode(), msgspec.json.encode(written.value)))
+    await services.cache.invalidate("price", symbol, written.version)
+    return PriceAnswer(data=written.value)
 
 
 handlers: Final[list[Any]] = [read_price, write_price]

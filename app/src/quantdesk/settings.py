@@ -5,10 +5,13 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from quantdesk.postgres import FORM as POSTGRES_FORM
+from quantdesk.postgres import VERIFYING, AddressError, PostgresAddress, parse_address
 
 AppEnv = Literal["development", "test", "production"]
 LogFormat = Literal["json", "text"]
@@ -67,7 +70,10 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RedisSettings:
-    """Where Redis is and how to reach it. Timeouts in seconds."""
+    """Where Redis is and how to reach it. Timeouts in seconds.
+
+    With `sentinels`, host and port are theirs to tell.
+    """
 
     host: str
     port: int
@@ -80,6 +86,9 @@ class RedisSettings:
     key_file: Path | None
     connect_timeout: float
     command_timeout: float
+    sentinels: tuple[tuple[str, int], ...] = ()
+    sentinel_master: str = ""
+    sentinel_password: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +112,13 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that the environment decides. `redis` is None when Redis is disabled."""
+    """All that the environment decides.
+
+    `redis` is None when Redis is disabled, and `redis_state` when there is no second one.
+    """
 
     redis: RedisSettings | None
+    redis_state: RedisSettings | None
     env_name: str
     app_env: AppEnv
     host: str
@@ -114,6 +127,7 @@ class Settings:
     admin_token: Secret | None
     ttl: CacheTtls
     rate_limit: RateLimit
+    trusted_proxies: tuple[str, ...]
     log_level: LogLevel
     log_format: LogFormat
 
@@ -133,15 +147,17 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     app_env = reader.choice(
         "APP_ENV" if reader.text("APP_ENV") else "NODE_ENV", "development", _APP_ENVS
     )
+    redis, redis_state = _redis(reader)
     settings = Settings(
-        redis=_redis(reader),
+        redis=redis,
+        redis_state=redis_state,
         env_name=reader.matching(
             "ENV_NAME", "development", _ENV_NAME, "1 to 64 visible ASCII characters without a colon"
         ),
         app_env=app_env,
         host=_host(reader),
         port=reader.integer("PORT", 3002, 1, 65535),
-        database_url=_database_url(reader),
+        database_url=_database_url(reader, app_env),
         admin_token=_admin_token(reader, app_env),
         ttl=CacheTtls(
             price=_ttl(reader, "PRICE", 1),
@@ -151,13 +167,16 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             presence=_ttl(reader, "PRESENCE", 65),
         ),
         rate_limit=_rate_limit(reader),
+        trusted_proxies=_trusted_proxies(reader),
         log_level=reader.choice("LOG_LEVEL", "info", _LOG_LEVELS),
         log_format=reader.choice(
             "LOG_FORMAT", "json" if app_env == "production" else "text", _LOG_FORMATS
         ),
     )
-    if settings.production and settings.redis is not None:
-        _check_production_redis(reader, settings.redis)
+    if settings.production:
+        for name, server in (("REDIS_URL", redis), ("REDIS_STATE_URL", redis_state)):
+            if server is not None:
+                _check_production_redis(reader, name, server)
     if reader.problems:
         raise SettingsError(reader.problems)
     return settings
@@ -294,39 +313,89 @@ def _admin_token(reader: _Reader, app_env: AppEnv) -> Secret | None:
     return token
 
 
-def _redis(reader: _Reader) -> RedisSettings | None:
-    password = reader.secret("REDIS_PASSWORD")
-    username = reader.text("REDIS_USERNAME")
-    tls = reader.boolean("REDIS_TLS", False)
-    connect_timeout = reader.integer("REDIS_CONNECT_TIMEOUT", 5000, 1, 60_000) / 1000
-    command_timeout = reader.integer("REDIS_COMMAND_TIMEOUT", 5000, 1, 60_000) / 1000
+def _redis(reader: _Reader) -> tuple[RedisSettings | None, RedisSettings | None]:
+    """Return the settings of Redis, and those of the second one for state, where there are any."""
     ca_file, cert_file, key_file = _tls_files(reader)
-    url = _redis_url(reader)
+    sentinels = _sentinels(reader)
+    base = RedisSettings(
+        host="",
+        port=0,
+        database=0,
+        username=reader.text("REDIS_USERNAME"),
+        password=reader.secret("REDIS_PASSWORD"),
+        tls=reader.boolean("REDIS_TLS", False),
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+        connect_timeout=reader.integer("REDIS_CONNECT_TIMEOUT", 5000, 1, 60_000) / 1000,
+        command_timeout=reader.integer("REDIS_COMMAND_TIMEOUT", 5000, 1, 60_000) / 1000,
+    )
+    redis = _server(reader, "REDIS_URL", base)
+    if sentinels:
+        # Who is the primary they tell; what the URL says besides its address holds for it.
+        redis = replace(
+            redis or base,
+            host="",
+            port=0,
+            sentinels=sentinels,
+            sentinel_master=reader.text("REDIS_SENTINEL_MASTER") or "",
+            sentinel_password=reader.secret("REDIS_SENTINEL_PASSWORD"),
+        )
+    state = _server(reader, "REDIS_STATE_URL", base)
+    if state is not None and redis is None and not reader.text("REDIS_URL"):
+        reader.problem("REDIS_URL", "nothing", "a Redis, where REDIS_STATE_URL names a second one")
+    for server in (redis, state):
+        if server is not None and server.username is not None and server.password is None:
+            reader.problem(
+                "REDIS_PASSWORD", "nothing", "the password of the user that is configured"
+            )
+            break
+    return redis, state
+
+
+def _server(reader: _Reader, name: str, base: RedisSettings) -> RedisSettings | None:
+    """Complete `base` by what a URL says; None without that URL."""
+    url = _redis_url(reader, name)
     if url is None or url.hostname is None:
         return None
-    if password is None and url.password:
-        password = Secret(unquote(url.password))
-    if username is None and url.username:
-        username = unquote(url.username)
-    if username is not None and password is None:
-        reader.problem("REDIS_PASSWORD", "nothing", "the password of the user that is configured")
-    return RedisSettings(
+    password = Secret(unquote(url.password)) if url.password else None
+    username = unquote(url.username) if url.username else None
+    if name == "REDIS_URL":
+        # The variables beat the URL; a second server's URL may differ from them.
+        username, password = base.username or username, base.password or password
+    else:
+        username, password = username or base.username, password or base.password
+    return replace(
+        base,
         host=url.hostname,
         port=url.port or 6379,
         database=int(url.path.strip("/") or 0),
         username=username,
         password=password,
-        tls=tls or url.scheme == "rediss",
-        ca_file=ca_file,
-        cert_file=cert_file,
-        key_file=key_file,
-        connect_timeout=connect_timeout,
-        command_timeout=command_timeout,
+        tls=base.tls or url.scheme == "rediss",
     )
 
 
-def _redis_url(reader: _Reader) -> SplitResult | None:
-    value = reader.text("REDIS_URL")
+def _sentinels(reader: _Reader) -> tuple[tuple[str, int], ...]:
+    value = reader.text("REDIS_SENTINELS")
+    if value is None:
+        return ()
+    sentinels = []
+    for item in value.split(","):
+        host, _, port = item.strip().rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        named = _ip(host) is not None or _HOST_NAME.fullmatch(host)
+        if not named or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+            reader.problem("REDIS_SENTINELS", _shown(value), "host:port,host:port,…")
+            return ()
+        sentinels.append((host, int(port)))
+    if not reader.text("REDIS_SENTINEL_MASTER"):
+        reader.problem("REDIS_SENTINEL_MASTER", "nothing", "the name that Sentinel knows it by")
+    return tuple(sentinels)
+
+
+def _redis_url(reader: _Reader, name: str) -> SplitResult | None:
+    value = reader.text(name)
     if value is None:
         return None
     expected = (
@@ -352,8 +421,20 @@ def _redis_url(reader: _Reader) -> SplitResult | None:
         return url
     # What is malformed can hold a password anywhere, so only a known scheme is repeated.
     scheme = re.match(r"(?:rediss?|https?|unix)://", value)
-    reader.problem("REDIS_URL", f"{scheme.group() if scheme else ''}{HIDDEN}", expected)
+    reader.problem(name, f"{scheme.group() if scheme else ''}{HIDDEN}", expected)
     return None
+
+
+def _trusted_proxies(reader: _Reader) -> tuple[str, ...]:
+    value = reader.text("TRUSTED_PROXIES")
+    if value is None:
+        return ()
+    try:
+        return tuple(str(ipaddress.ip_network(item.strip())) for item in value.split(","))
+    except ValueError:
+        expected = "addresses or networks with commas between them, such as 10.0.0.5,10.1.0.0/24"
+        reader.problem("TRUSTED_PROXIES", _shown(value), expected)
+        return ()
 
 
 def _tls_files(reader: _Reader) -> tuple[Path | None, Path | None, Path | None]:
@@ -384,12 +465,12 @@ def _tls_files(reader: _Reader) -> tuple[Path | None, Path | None, Path | None]:
     return ca_file, cert_file, key_file
 
 
-def _check_production_redis(reader: _Reader, redis: RedisSettings) -> None:
-    if _is_loopback(redis.host):
+def _check_production_redis(reader: _Reader, name: str, redis: RedisSettings) -> None:
+    if not redis.sentinels and _is_loopback(redis.host):
         return
     if not redis.tls:
         reader.problem(
-            "REDIS_URL",
+            name,
             f"redis://{HIDDEN}@{redis.host}" if redis.password else f"redis://{redis.host}",
             "rediss:// (or REDIS_TLS=true) in production, unless Redis is on this host",
         )
@@ -401,25 +482,53 @@ def _check_production_redis(reader: _Reader, redis: RedisSettings) -> None:
         )
 
 
-def _database_url(reader: _Reader) -> str:
+def _database_url(reader: _Reader, app_env: AppEnv) -> str:
     prefix = "sqlite+aiosqlite:///"
     value = reader.text("DATABASE_URL")
     if value is None:
         path = _state_directory(reader) / "quantdesk.db"
         return f"{prefix}{path}"
+    # What is malformed can hold a password anywhere, so only a known scheme is repeated.
+    scheme = re.match(r"(?:sqlite|postgresql|postgres|mysql)(?:\+[a-z0-9]+)?://", value)
+    hidden = f"{scheme.group() if scheme else ''}{HIDDEN}"
+    try:
+        address = parse_address(value)
+    except AddressError as error:
+        reader.problem("DATABASE_URL", hidden, error.expected)
+        return value
+    if address is not None:
+        _check_postgres(reader, address, hidden, app_env)
+        return value
     match = re.fullmatch(r"sqlite(?:\+aiosqlite)?:///([^?#]+)", value)
     if match is None:
-        scheme = re.match(r"(?:sqlite|postgresql|postgres|mysql)(?:\+[a-z0-9]+)?://", value)
-        reader.problem(
-            "DATABASE_URL",
-            f"{scheme.group() if scheme else ''}{HIDDEN}",
-            "sqlite+aiosqlite:///FILE",
-        )
+        reader.problem("DATABASE_URL", hidden, f"sqlite+aiosqlite:///FILE or {POSTGRES_FORM}")
         return value
     path = Path(match.group(1))
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK) or path.is_dir():
         reader.problem("DATABASE_URL", _shown(value), "a file in a folder that can be written to")
     return f"{prefix}{path}"
+
+
+def _check_postgres(
+    reader: _Reader, address: PostgresAddress, hidden: str, app_env: AppEnv
+) -> None:
+    if not address.local and _ip(address.host) is None and not _HOST_NAME.fullmatch(address.host):
+        reader.problem("DATABASE_URL", hidden, "an IP address or a host name")
+    try:
+        address.tls()
+    except (OSError, ValueError) as error:
+        reader.problem(
+            "DATABASE_URL",
+            f"sslrootcert {_shown(address.root_cert or '')} ({_why(error)})",
+            "a readable file of certificates in PEM form",
+        )
+    elsewhere = not address.local and not _is_loopback(address.host)
+    if app_env == "production" and elsewhere and address.ssl_mode not in VERIFYING:
+        reader.problem(
+            "DATABASE_URL",
+            f"{hidden}, sslmode={address.ssl_mode or 'prefer'}",
+            "sslmode=verify-full (or verify-ca) in production, unless PostgreSQL is on this host",
+        )
 
 
 def _state_directory(reader: _Reader) -> Path:

@@ -1,5 +1,6 @@
 """What the application holds while it runs."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,10 +9,12 @@ from typing import Final, Self, TypeAlias
 
 from litestar.di import NamedDependency
 
-from quantdesk.bus import Bus
-from quantdesk.cache import Cache
+from quantdesk.bus import RESET_STATS, Bus
+from quantdesk.cache import Cache, Stats
 from quantdesk.database import Database
 from quantdesk.gateway import Gateway
+from quantdesk.hub import Hub
+from quantdesk.limits import Limiter
 from quantdesk.settings import Settings
 
 # Seconds that the start waits for Redis, so that a healthy one serves the first request.
@@ -20,27 +23,48 @@ START_PATIENCE: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The services of one process. Made without input or output; `running` opens them."""
+    """The services of one process. Made without input or output; `running` opens them.
+
+    `cache` and `bus` are on the Redis that may evict; sessions, presence and rate limits are on the
+    one for state, which is the same unless a second one is configured.
+    """
 
     settings: Settings
     instance: str
     database: Database
     gateway: Gateway
+    state_gateway: Gateway
+    hub: Hub
     bus: Bus
+    stats: Stats
     cache: Cache
+    state_cache: Cache
+    limiter: Limiter
 
     @classmethod
     def build(cls, settings: Settings) -> Self:
         """Wire the services together."""
-        gateway = Gateway(settings.redis, settings.env_name)
-        bus = Bus(gateway, settings.env_name)
+        env_name = settings.env_name
+        gateway = Gateway(settings.redis, env_name)
+        state_gateway = gateway
+        if settings.redis_state is not None:
+            state_gateway = Gateway(settings.redis_state, env_name)
+        hub = Hub()
+        bus = Bus(gateway, hub, env_name)
+        stats = Stats()
+        bus.listen(RESET_STATS, stats.reset)
         return cls(
             settings=settings,
             instance=f"{socket.gethostname()}:{settings.port}",
             database=Database(settings.database_url),
             gateway=gateway,
+            state_gateway=state_gateway,
+            hub=hub,
             bus=bus,
-            cache=Cache(gateway, bus, settings.env_name),
+            stats=stats,
+            cache=Cache(gateway, env_name, settings.ttl, stats),
+            state_cache=Cache(state_gateway, env_name, settings.ttl, stats),
+            limiter=Limiter(state_gateway, env_name, settings.rate_limit),
         )
 
     @asynccontextmanager
@@ -53,8 +77,10 @@ class State:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.database.close)
             await self.database.open()
-            stack.push_async_callback(self.gateway.stop)
-            await self.gateway.start(START_PATIENCE)
+            gateways = {self.gateway, self.state_gateway}
+            for gateway in gateways:
+                stack.push_async_callback(gateway.stop)
+            await asyncio.gather(*(gateway.start(START_PATIENCE) for gateway in gateways))
             stack.push_async_callback(self.bus.stop)
             await self.bus.start()
             yield

@@ -1,0 +1,205 @@
+"""What every request passes first: who the client is, its limit, the metrics, and the hot path.
+
+A cached price is read thousands of times for each time that anything else happens. That one route
+is answered here, without the framework; whatever is unusual about a request goes the common way.
+"""
+
+import ipaddress
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final, cast
+
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from quantdesk.admin import admin_token_shown
+from quantdesk.errors import TooManyRequests, answer_to
+from quantdesk.limits import Decision
+from quantdesk.metrics import Metrics
+from quantdesk.prices import ROUTE, SYMBOL, NoPrice, start_read
+from quantdesk.sockets import Sockets, refuse
+from quantdesk.state import State
+
+Headers = list[tuple[bytes, bytes]]
+
+PRICES: Final = "/api/prices/"
+# Below it everything counts against the client's limit, but for what asks after health.
+API: Final = "/api/"
+UNLIMITED: Final = frozenset({"/api/redis/health"})
+
+_JSON: Final = (b"content-type", b"application/json")
+_CLOSE: Final = (b"connection", b"close")
+
+
+class Front:
+    """The outermost ASGI application."""
+
+    def __init__(self, routes: ASGIApp, services: State, metrics: Metrics) -> None:
+        self._routes = routes
+        self._services = services
+        self._limiter = services.limiter
+        self._requests = metrics.requests
+        self._sockets = Sockets(services.hub)
+        self._limit = (b"ratelimit-limit", b"%d" % services.limiter.limit)
+        self._identify = identifier(services.settings.trusted_proxies)
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or WebSocket."""
+        kind: str = scope["type"]
+        if kind == "http":
+            await self._http(cast("HTTPScope", scope), receive, send)
+        elif kind == "websocket":
+            if scope["path"] == "/ws":
+                await self._sockets.serve(scope, receive, send, self._identify(scope))
+            else:
+                await refuse(send, 404, "not_found", "There is no WebSocket here")
+        else:
+            await self._routes(scope, receive, send)
+
+    async def _http(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        path = scope["path"]
+        status, route = 500, None
+        try:
+            if not path.startswith(API) or path in UNLIMITED:
+                status = await self._common(scope, receive, send, [])
+            elif (
+                scope["method"] == "GET"
+                and path.startswith(PRICES)
+                and SYMBOL.fullmatch(path, len(PRICES))
+            ):
+                route = ROUTE
+                status = await self._price(scope, send, path[len(PRICES) :])
+            else:
+                status = await self._limited(scope, receive, send)
+        finally:
+            self._requests.observe(
+                scope["method"],
+                route or cast("dict[str, str]", scope).get("path_template") or "unmatched",
+                status,
+                time.perf_counter() - started,
+            )
+
+    async def _price(self, scope: HTTPScope, send: Send, symbol: str) -> int:
+        """Answer a read of a price; return the status."""
+        limiting = self._limiter.take(self._identify(scope))
+        # Begun before the limit is known, so that one round trip does for both.
+        reading = start_read(self._services, symbol)
+        decision = limiting if isinstance(limiting, Decision) else await limiting
+        if not decision.allowed:
+            reading.cancel()
+            return await self._refuse(send, decision)
+        try:
+            lookup = await reading
+        except Exception as error:  # noqa: BLE001  # every error has its answer
+            return await self._answer(send, *answer_to(error, "GET"), self._told(decision))
+        self._services.cache.count(lookup)
+        headers = self._told(decision)
+        headers.append((b"x-cache", lookup.outcome.encode()))
+        if lookup.data is None:
+            return await self._answer(send, *answer_to(NoPrice(), "GET"), headers)
+        return await self._answer(send, 200, b'{"success":true,"data":%b}' % lookup.data, headers)
+
+    async def _limited(self, scope: HTTPScope, receive: Receive, send: Send) -> int:
+        """Pass a request on if the client's limit allows it; return the status."""
+        client = self._identify(scope)
+        if admin_token_shown(scope["headers"], self._services.settings):
+            # Who holds it feeds the desk: shown what other requests have left, but not counted.
+            decision = self._limiter.look(client)
+        else:
+            decision = self._limiter.take(client)
+        if not isinstance(decision, Decision):
+            decision = await decision
+        if not decision.allowed:
+            return await self._refuse(send, decision)
+        return await self._common(scope, receive, send, self._told(decision))
+
+    async def _common(
+        self, scope: HTTPScope, receive: Receive, send: Send, headers: Headers
+    ) -> int:
+        """Pass a request on to the framework, and add headers to its answer; return the status."""
+        status = 500
+
+        async def add(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *headers]
+                if self.draining:
+                    message["headers"] = [*message["headers"], _CLOSE]
+            await send(message)
+
+        await self._routes(scope, receive, add)
+        return status
+
+    async def _refuse(self, send: Send, decision: Decision) -> int:
+        headers = self._told(decision)
+        headers.append((b"retry-after", b"%d" % decision.reset))
+        return await self._answer(send, *answer_to(TooManyRequests(), ""), headers)
+
+    def _told(self, decision: Decision) -> Headers:
+        return [
+            self._limit,
+            (b"ratelimit-remaining", b"%d" % decision.remaining),
+            (b"ratelimit-reset", b"%d" % decision.reset),
+        ]
+
+    async def _answer(self, send: Send, status: int, body: bytes, headers: Headers) -> int:
+        headers.append(_JSON)
+        headers.append((b"content-length", b"%d" % len(body)))
+        if self.draining:
+            headers.append(_CLOSE)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        return status
+
+
+def identifier(proxies: tuple[str, ...]) -> Callable[[Scope], str]:
+    """Return what tells clients apart: by their address, or by what a trusted proxy says it is.
+
+    Of an IPv6 address the network counts (64 bits): one client has all addresses in it.
+    """
+
+    networks = [ipaddress.ip_network(proxy) for proxy in proxies]
+
+    @lru_cache(maxsize=8192)
+    def trusted(address: str) -> bool:
+        ip = _address(address)
+        return ip is not None and any(ip in network for network in networks)
+
+    @lru_cache(maxsize=8192)
+    def name(address: str) -> str:
+        ip = _address(address)
+        if isinstance(ip, ipaddress.IPv6Address):
+            return str(ipaddress.ip_network((ip, 64), strict=False).network_address)
+        return "unknown" if ip is None else str(ip)
+
+    def identify(scope: Scope) -> str:
+        peer = scope["client"]
+        address = peer[0] if peer else ""
+        if proxies and trusted(address):
+            # Each proxy adds the address that it was reached from at the end: the last that is no
+            # proxy of ours is the client, and what stands before it is what the client claims.
+            for hop in reversed(_forwarded(scope)):
+                address = hop
+                if not trusted(hop):
+                    break
+        return name(address)
+
+    return identify
+
+
+def _forwarded(scope: Scope) -> list[str]:
+    values = [value for key, value in scope["headers"] if key == b"x-forwarded-for"]
+    hops = b",".join(values).decode("latin-1").split(",")
+    return [hop for text in hops if (hop := text.strip())][-16:]
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    # An IPv4 client of a socket that speaks both.
+    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip

@@ -1,0 +1,1 @@
+"""One module per revision, which never changes once it is released."""

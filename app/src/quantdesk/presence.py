@@ -1,0 +1,107 @@
+"""Presence over HTTP: who is there, as far as they said so lately."""
+
+import datetime as dt
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from litestar import Response, get, put
+from litestar.openapi.spec import Schema
+from litestar.openapi.spec.enums import OpenAPIType
+from litestar.params import QueryParameter
+
+from quantdesk.bodies import decode_body, describe_body
+from quantdesk.database import Presence, PresenceStatus
+from quantdesk.errors import AnyRequest, Unprocessable
+from quantdesk.sessions import (
+    BODY_ERRORS,
+    SESSION_ERRORS,
+    USER,
+    current_session,
+    error_spec,
+    optional_text,
+)
+from quantdesk.state import Services
+
+_UserQuery = Annotated[
+    str | None,
+    QueryParameter(
+        description="Whose, if not the session's user's",
+        schema_extra=optional_text(USER),
+    ),
+]
+
+
+class PresenceBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body that says how one is there."""
+
+    status: PresenceStatus = "online"
+
+
+class PresenceView(msgspec.Struct, frozen=True, rename="camel"):
+    """A user's presence as of now. `last_seen` is null for one who never said anything."""
+
+    user: str
+    status: Literal["online", "away", "offline"]
+    last_seen: dt.datetime | None
+
+
+class PresenceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A presence."""
+
+    success: bool = True
+    data: PresenceView
+
+
+_BODY_SCHEMA: Final = Schema(
+    type=OpenAPIType.OBJECT,
+    properties={"status": Schema(type=OpenAPIType.STRING, enum=["online", "away"])},
+    additional_properties=False,
+)
+
+_body_decoder = msgspec.json.Decoder(PresenceBody)
+_decoder = msgspec.json.Decoder(Presence)
+
+
+@put(
+    "/api/presence",
+    operation_class=describe_body(_BODY_SCHEMA, required=False),
+    responses={
+        **BODY_ERRORS,
+        **SESSION_ERRORS,
+        422: error_spec("The status is not one"),
+    },
+)
+async def write_presence(request: AnyRequest, services: Services) -> PresenceAnswer:
+    """Note that the session's user is there."""
+    session = await current_session(request, services)
+    status = (await decode_body(request, _body_decoder)).status
+    noted = await services.database.set_presence(session.user, status)
+    await services.state_cache.put("presence", session.user, noted)
+    return PresenceAnswer(data=PresenceView(session.user, status, noted.value.last_seen))
+
+
+@get(
+    "/api/presence",
+    responses={**SESSION_ERRORS, 422: error_spec("The user is not one")},
+)
+async def read_presence(
+    request: AnyRequest, services: Services, user: _UserQuery = None
+) -> Response[PresenceAnswer]:
+    """Answer whether a user is there. Who said nothing for the presence's TTL is offline."""
+    session = await current_session(request, services)
+    whose = session.user if user is None else user
+    if not USER.fullmatch(whose):
+        raise Unprocessable(f"The user must match {USER.pattern}")
+    lookup = await services.state_cache.read(
+        "presence", whose, _decoder, lambda: services.database.presence(whose)
+    )
+    found = lookup.value
+    view = PresenceView(whose, "offline", None if found is None else found.last_seen)
+    if found is not None:
+        age = dt.datetime.now(dt.UTC) - found.last_seen
+        if age < dt.timedelta(seconds=services.settings.ttl.presence):
+            view = PresenceView(whose, found.status, found.last_seen)
+    return Response(PresenceAnswer(data=view), headers={"X-Cache": lookup.outcome.value})
+
+
+handlers: Final[list[Any]] = [write_presence, read_presence]
