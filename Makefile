@@ -1,7 +1,8 @@
 # A thin front: what each target runs is what an operator or CI would type.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up verify down lint test audit-mutate bench-converge clean
+.PHONY: help up verify down lint test audit-mutate bench-converge bench-app \
+	drill-outage drill-cold drill-fanout clean
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # molecule calls ansible-config from PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -39,6 +40,22 @@ bench-converge: ## Time the role redis against a minimal playbook, on the lab's 
 	@requirements/install controller
 	@.venv/bin/python tests/bench_converge.py
 
-clean: ## make down PURGE=1, and remove .venv and caches
+bench-app: ## Time the application's cached reads against other stacks; OPTIONS=--quick (about eight minutes)
+	@requirements/install bench
+	@PYTHONPATH=. .venv-bench/bin/python tests/bench_app.py $(OPTIONS)
+
+drill-outage: ## Kill, freeze and cut off Redis under load, and tell what clients saw (about a minute)
+	@requirements/install bench
+	@.venv-bench/bin/python -m drills.outage $(OPTIONS)
+
+drill-cold: ## Send a thousand requests at once for a price that is not cached, and count what they cost
+	@requirements/install bench
+	@.venv-bench/bin/python -m drills.cold $(OPTIONS)
+
+drill-fanout: ## Send updates through two instances to 200 WebSockets; OPTIONS="--updates 10000" (about five minutes)
+	@requirements/install bench
+	@.venv-bench/bin/python -m drills.fanout $(OPTIONS)
+
+clean: ## make down PURGE=1, and remove the virtual environments and caches
 	@$(MAKE) --no-print-directory down PURGE=1
-	rm -rf .venv output .ansible .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-bench output .ansible .mypy_cache .ruff_cache .pytest_cache
