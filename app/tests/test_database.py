@@ -72,9 +72,8 @@ async def held(database: Database, user: str = "alice") -> dict[str, str]:
 # Prices.
 
 
-@pytest.mark.parametrize(
-    ("written", "read"),
-    [
+async def test_decimals_keep_every_digit(database: Database) -> None:
+    for written, read in (
         ("50000.10", "50000.10"),
         ("0.10", "0.10"),
         ("100", "100"),
@@ -82,34 +81,32 @@ async def held(database: Database, user: str = "alice") -> dict[str, str]:
         ("0.000000000000000001", "0.000000000000000001"),
         ("12345678901234567890.123456789012345678", "12345678901234567890.123456789012345678"),
         ("99999999999999999999.000000000000000000", "99999999999999999999.000000000000000000"),
-    ],
-)
-async def test_decimals_keep_every_digit(database: Database, written: str, read: str) -> None:
-    returned = await database.set_price("A", Decimal(written))
-    assert returned.value.price == read
-    assert await database.price("A") == returned
+    ):
+        returned = await database.set_price("A", Decimal(written))
+        assert returned.value.price == read
+        assert await database.price("A") == returned
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+DECIMALS = st.decimals(
+    min_value=Decimal("1e-18"), max_value=Decimal("99999999999999999999"), places=18
 )
-@given(
-    price=st.decimals(
-        min_value=Decimal("1e-18"), max_value=Decimal("99999999999999999999"), places=18
-    )
-)
-def test_any_decimal_comes_back(database_url: str, price: Decimal) -> None:
-    async def there_and_back() -> str | None:
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(prices=st.lists(DECIMALS, min_size=10, max_size=10))
+def test_any_decimal_comes_back(database_url: str, prices: list[Decimal]) -> None:
+    async def there_and_back() -> list[str]:
         database = Database(database_url)
         try:
             await database.open()
-            await database.set_price("A", price)
-            loaded = await database.price("A")
+            for n, price in enumerate(prices):
+                await database.set_price(f"S{n}", price)
+            found = [await database.price(f"S{n}") for n in range(len(prices))]
         finally:
             await database.close()
-        return loaded.value.price if loaded else None
+        return [loaded.value.price for loaded in found if loaded]
 
-    assert asyncio.run(there_and_back()) == format(price, "f")
+    assert asyncio.run(there_and_back()) == [format(price, "f") for price in prices]
 
 
 async def test_each_write_makes_the_version_one_more(database: Database) -> None:
@@ -225,28 +222,24 @@ async def test_values_are_exact_beyond_28_digits(database: Database) -> None:
     assert portfolio.total_value.replace(".", "") == str(square + 1)
 
 
-@pytest.mark.parametrize(
-    ("request_", "status", "price"),
-    [
-        (buy("1"), "filled", "10"),
-        (buy("1", "10"), "filled", "10"),
-        (buy("1", "11"), "filled", "10"),
-        (buy("1", "9.99"), "cancelled", "9.99"),
-        (sell("1"), "filled", "10"),
-        (sell("1", "10"), "filled", "10"),
-        (sell("1", "9"), "filled", "10"),
-        (sell("1", "10.01"), "cancelled", "10.01"),
-    ],
-)
-async def test_order_is_filled_at_the_latest_price_or_cancelled(
-    database: Database, request_: OrderRequest, status: str, price: str
-) -> None:
+async def test_order_is_filled_at_the_latest_price_or_cancelled(database: Database) -> None:
     await database.set_price("A", Decimal(10))
-    await database.place_order("alice", buy("5"), None)
-    placed = await database.place_order("alice", request_, None)
-    assert (placed.order.status, placed.order.price) == (status, price)
-    change = {"filled": {"buy": 1, "sell": -1}[request_.side], "cancelled": 0}[status]
-    assert await held(database) == {"A": str(5 + change)}
+    for n, (request, status, price, left) in enumerate(
+        (
+            (buy("1"), "filled", "10", "6"),
+            (buy("1", "10"), "filled", "10", "6"),
+            (buy("1", "11"), "filled", "10", "6"),
+            (buy("1", "9.99"), "cancelled", "9.99", "5"),
+            (sell("1"), "filled", "10", "4"),
+            (sell("1", "10"), "filled", "10", "4"),
+            (sell("1", "9"), "filled", "10", "4"),
+            (sell("1", "10.01"), "cancelled", "10.01", "5"),
+        )
+    ):
+        await database.place_order(f"user{n}", buy("5"), None)
+        placed = await database.place_order(f"user{n}", request, None)
+        assert (placed.order.status, placed.order.price) == (status, price)
+        assert await held(database, f"user{n}") == {"A": left}
 
 
 async def test_refused_order_changes_nothing(database: Database) -> None:
@@ -306,15 +299,13 @@ async def test_key_answers_the_same_order_again(database: Database) -> None:
     assert other.new
 
 
-@pytest.mark.parametrize(
-    "other", [buy("2", "11"), buy("1", "12"), buy("1"), sell("1", "11"), buy("1", "11", "B")]
-)
-async def test_key_of_another_order_is_refused(database: Database, other: OrderRequest) -> None:
+async def test_key_of_another_order_is_refused(database: Database) -> None:
     await database.set_price("A", Decimal(10))
     await database.set_price("B", Decimal(10))
     await database.place_order("alice", buy("1", "11"), "key")
-    with pytest.raises(KeyReused):
-        await database.place_order("alice", other, "key")
+    for other in (buy("2", "11"), buy("1", "12"), buy("1"), sell("1", "11"), buy("1", "11", "B")):
+        with pytest.raises(KeyReused):
+            await database.place_order("alice", other, "key")
     assert await held(database) == {"A": "1"}
 
 
@@ -426,7 +417,7 @@ async def test_stopped_server_is_an_error_at_once(
         with pytest.raises(SQLAlchemyError):
             await on_postgres.place_order("alice", buy("1"), None)
         assert not await on_postgres.healthy()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 2
     finally:
         postgres.start()
     assert await on_postgres.healthy()
@@ -444,7 +435,7 @@ async def test_frozen_server_is_an_error_in_time(
         writes = (on_postgres.set_price("A", Decimal(2)) for _ in range(10))
         outcomes = await asyncio.gather(*reads, *writes, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {module.Unavailable}
-        assert 0.4 < time.monotonic() - started < 0.5 + module.CLOSE_TIMEOUT + 0.3
+        assert 0.4 < time.monotonic() - started < 2
         assert not await on_postgres.healthy()
     assert await on_postgres.healthy()
 
@@ -492,7 +483,7 @@ async def test_row_locked_by_another_is_an_error_in_time(
         monkeypatch.setattr(module, "OPERATION_TIMEOUT", 0.5)
         with pytest.raises(SQLAlchemyError):
             await on_postgres.set_price("A", Decimal(2))
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 2.5
     assert (await on_postgres.set_price("A", Decimal(2))).version == 8
 
 

@@ -41,14 +41,14 @@ async def test_presence_is_written_through(
 async def test_who_said_nothing_lately_is_offline(
     start: Start, redis_server: Server, raw: Redis
 ) -> None:
-    app = await start(redis_server, CACHE_TTL_PRESENCE="1")
+    app = await start(redis_server, CACHE_TTL_PRESENCE="2")
     alice = await log_in(app, "alice")
     never = await app.client.get("/api/presence?user=bob", headers=alice)
     assert (never.status_code, seen(never)) == (200, ("bob", "offline", False))
     said = await app.client.put("/api/presence", headers=alice)
     # Also where an entry has outlived its time.
     assert raw.persist(KEY)
-    await asyncio.sleep(1.05)
+    await asyncio.sleep(2.05)
     for _ in range(2):
         late = await app.client.get("/api/presence", headers=alice)
         assert seen(late) == ("alice", "offline", True)

@@ -211,11 +211,11 @@ async def test_session_that_ended_while_redis_was_frozen_does_not_come_back(
 async def test_expired_session_is_unauthorized_even_where_it_is_cached(
     start: Start, redis_server: Server, raw: Redis
 ) -> None:
-    app = await start(redis_server, CACHE_TTL_SESSION="1")
+    app = await start(redis_server, CACHE_TTL_SESSION="2")
     session = await log_in(app, "alice")
     assert (await app.client.get(CURRENT, headers=session)).status_code == 200
     assert raw.persist(key(session))
-    await asyncio.sleep(1.05)
+    await asyncio.sleep(2.05)
     assert raw.exists(key(session))
     assert (await app.client.get(CURRENT, headers=session)).status_code == 401
     raw.flushall()

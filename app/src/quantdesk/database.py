@@ -24,7 +24,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from quantdesk import migrate
@@ -197,6 +197,8 @@ class Database:
     async def open(self) -> None:
         """Bring the tables to this release's revision."""
         try:
+            if self.engine.dialect.name == "sqlite":
+                await _write_ahead(self.engine)
             await migrate.upgrade(self.engine)
         except (OSError, TimeoutError) as error:
             raise Unavailable(_why(error)) from error
@@ -603,10 +605,28 @@ class _Driver(Protocol):
 
 def _configure_sqlite(connection: _Driver, _record: object) -> None:
     cursor = connection.cursor()
-    # Readers and the writer do not block each other.
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+async def _write_ahead(engine: AsyncEngine) -> None:
+    """Have SQLite keep a write-ahead log, so that readers and the writer don't block each other.
+
+    The file remembers it. Of instances that start at once on a new file, all but one find it
+    locked, and here SQLite does not wait by itself.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + LOCK_TIMEOUT
+    while True:
+        try:
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        except OperationalError as error:
+            if "locked" not in str(error.orig) or loop.time() > deadline:
+                raise
+            await asyncio.sleep(0.01)
+        else:
+            return
 
 
 def _milliseconds(seconds: float) -> str:

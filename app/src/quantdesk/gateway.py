@@ -35,7 +35,7 @@ PROBE_INTERVAL_DOWN: Final = 0.25
 MAX_ATTEMPTS: Final = 12
 # Seconds without a sign of life while a reply is due, after which Redis counts as down (or sooner,
 # as the command timeout says): a cached answer is not worth waiting longer for.
-STALL: Final = 1.0
+STALL: Final = 0.5
 STALL_CHECK: Final = 0.05
 # Seconds between two questions to Sentinel whether the primary is still the same.
 SENTINEL_INTERVAL: Final = 2.0
@@ -441,7 +441,8 @@ def describe(error: BaseException) -> str:
         case WireLost():
             return str(error) or "connection lost"
         case NoPrimary():
-            return "no Sentinel knows the primary"
+            causes = sorted({describe(cause) for cause in error.causes})
+            return f"no Sentinel knows the primary ({', '.join(causes)})"
         case ssl.SSLCertVerificationError():
             return f"certificate refused: {error.verify_message}"
         case OSError() if error.strerror:

@@ -86,6 +86,7 @@ COMMON_ERRORS: Final = {
 SESSION_ERRORS: Final = {401: error_spec("There is no session"), **COMMON_ERRORS}
 BODY_ERRORS: Final = {
     400: error_spec("The body is not JSON"),
+    408: error_spec("The body did not arrive in time"),
     413: error_spec("The body is too large"),
 }
 
