@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -563,3 +563,23 @@ async def test_tls_by_the_words_of_libpq(
         assert await secured(f"{postgres_url}?sslmode=verify-ca&{root}") == "TLSv1.3"
         with pytest.raises(SQLAlchemyError, match="certificate verify failed"):
             await secured(f"{postgres_url}?sslmode=verify-full&{root}")
+
+
+async def test_prices_that_come_together_are_committed_together(on_sqlite: Database) -> None:
+    commits = []
+
+    def count(_: object) -> None:
+        commits.append(1)
+
+    event.listen(on_sqlite.engine.sync_engine, "commit", count)
+    writes = [on_sqlite.set_price(f"S{n % 3}", Decimal(n + 1)) for n in range(300)]
+    written = await asyncio.gather(*writes)
+    assert 1 <= len(commits) <= 5
+    for rest in range(3):
+        mine = written[rest::3]
+        # Each has a version and a moment of its own, in the order in which they were asked for.
+        assert [loaded.version for loaded in mine] == list(range(1, 101))
+        moments = [loaded.value.updated_at for loaded in mine]
+        assert moments == sorted(set(moments))
+        read = await on_sqlite.price(f"S{rest}")
+        assert read == mine[-1]

@@ -13,7 +13,7 @@ from sqlalchemy import event
 from conftest import AUTH, Running, Server, Start, until
 from quantdesk.cache import Loaded
 from quantdesk.database import Price
-from quantdesk.prices import parse_price
+from quantdesk.decimals import parse_amount
 
 KEY = "qd:development:price:BTC-USD"
 
@@ -135,14 +135,14 @@ async def test_acceptable_symbol(start: Start, symbol: str) -> None:
 )
 def test_plain_decimals_survive_the_way_through_json(price: Decimal) -> None:
     text = format(price, "f")
-    assert format(parse_price(json.dumps(text).encode()), "f") == text
-    assert format(parse_price(text.encode()), "f") == text
+    assert format(parse_amount(json.dumps(text).encode(), "price"), "f") == text
+    assert format(parse_amount(text.encode(), "price"), "f") == text
 
 
 @given(st.text(max_size=40))
 def test_strings_become_positive_finite_decimals_or_are_refused(text: str) -> None:
     try:
-        price = parse_price(json.dumps(text).encode())
+        price = parse_amount(json.dumps(text).encode(), "price")
     except ValueError:
         return
     assert price.is_finite()

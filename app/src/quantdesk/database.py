@@ -6,7 +6,9 @@ import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from decimal import Context, Decimal
+from functools import partial
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]  # ships no types
@@ -49,6 +51,9 @@ CLOSE_TIMEOUT: Final = 0.3
 POOL_SIZE: Final = 10
 POOL_BURST: Final = 10
 SQLITE_POOL_SIZE: Final = 5
+
+# Prices that are committed together at most.
+PRICE_BATCH: Final = 500
 
 # Each session that begins clears so many away that have expired, so there are never many.
 EXPIRED_BATCH: Final = 10
@@ -147,6 +152,15 @@ class Placed(msgspec.Struct, frozen=True):
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class _PriceWrite:
+    """A price that waits to be committed."""
+
+    symbol: str
+    price: Decimal
+    written: "asyncio.Future[Loaded[Price]]"
+
+
 class Unavailable(SQLAlchemyError):
     """The database can't be reached, or did not answer in time.
 
@@ -189,6 +203,8 @@ class Database:
             else self.engine
         )
         self._ticked = dt.datetime.min.replace(tzinfo=dt.UTC)
+        self._price_writes: list[_PriceWrite] = []
+        self._price_writer: asyncio.Task[None] | None = None
         # SQLite lets one writer in after another, but not in turn: some would wait until they fail.
         self._writing: AbstractAsyncContextManager[Any] = (
             asyncio.Lock() if dialect == "sqlite" else nullcontext()
@@ -229,28 +245,63 @@ class Database:
     async def set_price(self, symbol: str, price: Decimal) -> Loaded[Price]:
         """Write the price of `symbol`; return it as it will be read.
 
-        Of two prices of a symbol the one written later has the later `updated_at`, whatever the
-        clocks of two instances say.
+        What comes while a write is under way is committed together, by the next one: a commit is
+        what a write costs most. Each still has a version of its own. Of two prices of a symbol the
+        one written later has the later `updated_at`, whatever the clocks of two instances say.
         """
+        written: asyncio.Future[Loaded[Price]] = asyncio.get_running_loop().create_future()
+        self._price_writes.append(_PriceWrite(symbol, price, written))
+        if self._price_writer is None or self._price_writer.done():
+            self._price_writer = asyncio.create_task(self._write_prices(), name="price-writer")
+        return await written
 
-        async def work(connection: AsyncConnection) -> AnyRow:
-            now = self._tick()
-            insert = self._insert(prices).values(
-                symbol=symbol, price=price, updated_at=now, version=1
-            )
-            later = insert.on_conflict_do_update(
-                index_elements=[prices.c.symbol],
-                set_={
-                    "price": price,
-                    "updated_at": self._later(insert.excluded.updated_at, prices.c.updated_at),
-                    "version": prices.c.version + 1,
-                },
-            )
-            statement = later.returning(prices.c.version, prices.c.updated_at)
-            return (await connection.execute(statement)).one()
+    async def _write_prices(self) -> None:
+        while self._price_writes:
+            batch = self._price_writes[:PRICE_BATCH]
+            del self._price_writes[:PRICE_BATCH]
+            by_symbol: dict[str, list[_PriceWrite]] = {}
+            for write in batch:
+                by_symbol.setdefault(write.symbol, []).append(write)
+            try:
+                rows = await self._run(partial(self._upsert_prices, by_symbol))
+            except SQLAlchemyError as error:
+                for write in batch:
+                    if not write.written.done():
+                        write.written.set_exception(error)
+            except BaseException:
+                for write in batch:
+                    write.written.cancel()
+                raise
+            else:
+                for row in rows:
+                    _settle(by_symbol[row.symbol], row)
 
-        row = await self._run(work)
-        return Loaded(Price(symbol, plain(price), row.updated_at), row.version)
+    async def _upsert_prices(
+        self, by_symbol: dict[str, list[_PriceWrite]], connection: AsyncConnection
+    ) -> Sequence[AnyRow]:
+        now = self._tick()
+        # Only a symbol's last price is ever read; its version counts those before it. In order, so
+        # that two instances don't wait for each other.
+        values = [
+            {
+                "symbol": symbol,
+                "price": writes[-1].price,
+                "updated_at": now,
+                "version": len(writes),
+            }
+            for symbol, writes in sorted(by_symbol.items())
+        ]
+        insert = self._insert(prices)
+        new = insert.excluded
+        statement = insert.on_conflict_do_update(
+            index_elements=[prices.c.symbol],
+            set_={
+                "price": new.price,
+                "updated_at": self._later(new.updated_at, prices.c.updated_at),
+                "version": prices.c.version + new.version,
+            },
+        ).returning(prices.c.symbol, prices.c.version, prices.c.updated_at)
+        return (await connection.execute(statement, values)).all()
 
     # Sessions.
 
@@ -447,13 +498,18 @@ class Database:
     # The ways to the database.
 
     def _tick(self) -> dt.datetime:
-        """Return the time, or a moment after what this returned last if that is later."""
-        self._ticked = max(_now(), self._ticked + dt.timedelta(microseconds=1))
+        """Return the time, or PRICE_BATCH moments after what this returned last if that is later.
+
+        So there is a moment for each price of one symbol in a batch.
+        """
+        self._ticked = max(_now(), self._ticked + dt.timedelta(microseconds=PRICE_BATCH))
         return self._ticked
 
     def _later(self, new: Any, old: Any) -> Any:  # noqa: ANN401  # expressions
         if self.engine.dialect.name == "postgresql":
-            return func.greatest(new, old + literal_column("interval '1 microsecond'"))
+            return func.greatest(
+                new, old + literal_column(f"interval '{PRICE_BATCH} microseconds'")
+            )
         # Times are text there. One process writes after another, so two of one moment are rare.
         return func.max(new, old)
 
@@ -484,6 +540,16 @@ class Database:
                 return await _attempt(self.engine, work)
 
         return await _limited(in_turn(), OPERATION_TIMEOUT)
+
+
+def _settle(writes: list[_PriceWrite], row: AnyRow) -> None:
+    """Answer the writes of one symbol that were committed together, in the order they came in."""
+    for before, write in enumerate(reversed(writes)):
+        # A moment for each, as if they had been committed one after another.
+        updated_at = row.updated_at - before * dt.timedelta(microseconds=1)
+        price = Price(write.symbol, plain(write.price), updated_at)
+        if not write.written.done():
+            write.written.set_result(Loaded(price, row.version - before))
 
 
 def _fetch(query: AnySelect) -> Work[Sequence[AnyRow]]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from decimal import Decimal
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -12,20 +11,17 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import PathParameter
+from sqlalchemy.exc import SQLAlchemyError
 
 from quantdesk.admin import require_admin
 from quantdesk.bodies import decode_body, describe_body
 from quantdesk.cache import Lookup
 from quantdesk.database import Price
+from quantdesk.decimals import AMOUNT_SCHEMA, parse_amount
 from quantdesk.errors import AnyRequest, ErrorBody, Unprocessable
 from quantdesk.state import Services, State
 
 SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}", re.ASCII)
-INTEGER_DIGITS: Final = 20
-FRACTION_DIGITS: Final = 18
-
-_PLAIN: Final = re.compile(r"[0-9]{1,64}(?:\.[0-9]{1,64})?", re.ASCII)
-_JSON_NUMBER: Final = re.compile(r"-?[0-9]{1,64}(?:\.[0-9]{1,64})?(?:[eE][+-]?[0-9]{1,3})?")
 
 # Described here, but checked below: the framework's own check would let a trailing newline pass.
 SymbolPath = Annotated[
@@ -61,43 +57,11 @@ _update_decoder = msgspec.json.Decoder(PriceUpdate)
 _price_decoder = msgspec.json.Decoder(Price)
 
 
-def parse_price(raw: bytes) -> Decimal:
-    """Return the price in a JSON value: a number, or a string in plain decimal notation.
-
-    Both are taken digit by digit, never as a float.
-
-    Raises:
-        ValueError: it is neither, not positive, or has more than INTEGER_DIGITS digits before
-            or FRACTION_DIGITS behind the point.
-    """
-    if raw.startswith(b'"'):
-        text, form = msgspec.json.decode(raw, type=str), _PLAIN
-    else:
-        text, form = raw.decode(), _JSON_NUMBER
-    if not form.fullmatch(text):
-        raise ValueError('The price must be a number, or a string such as "50000.10"')
-    price = Decimal(text)
-    _, digits, exponent = price.as_tuple()
-    if price <= 0 or not isinstance(exponent, int):
-        raise ValueError("The price must be greater than 0")
-    if -exponent > FRACTION_DIGITS:
-        raise ValueError(f"The price must have at most {FRACTION_DIGITS} decimal places")
-    if len(digits) + exponent > INTEGER_DIGITS:
-        raise ValueError(f"The price must have at most {INTEGER_DIGITS} digits before the point")
-    return price
-
-
 _UPDATE_SCHEMA: Final = Schema(
     type=OpenAPIType.OBJECT,
     required=["price"],
     properties={
-        "price": Schema(
-            one_of=[
-                Schema(type=OpenAPIType.STRING, pattern=r"^\d{1,20}(\.\d{1,18})?$"),
-                Schema(type=OpenAPIType.NUMBER, exclusive_minimum=0),
-            ],
-            description="Greater than 0; at most 20 digits before and 18 behind the point",
-        )
+        "price": AMOUNT_SCHEMA,
     },
 )
 
@@ -160,10 +124,15 @@ async def write_price(symbol: SymbolPath, request: AnyRequest, services: Service
     _checked(symbol)
     update = await decode_body(request, _update_decoder)
     try:
-        value = parse_price(bytes(update.price))
+        value = parse_amount(bytes(update.price), "price")
     except ValueError as error:
         raise Unprocessable(str(error)) from None
-    written = await services.database.set_price(symbol, value)
+    try:
+        written = await services.database.set_price(symbol, value)
+    except SQLAlchemyError:
+        # It may be committed all the same: nobody is to read the old price from the cache then.
+        await services.cache.invalidate("price", symbol, 0)
+        raise
     # At once: in the order of the commits, and before anything is waited for.
     channel = f"price:{symbol}"
     message = b'{"channel":"%b","data":%b}'

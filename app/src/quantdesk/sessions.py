@@ -176,8 +176,11 @@ async def end_session(request: AnyRequest, services: Services) -> Response[Ended
     session_id = _cookie(request)
     await _find(session_id, services)
     assert session_id is not None  # noqa: S101  # `_find` has raised otherwise
-    await services.database.delete_session(session_id)
-    await services.state_cache.invalidate("session", session_id, DELETED)
+    try:
+        await services.database.delete_session(session_id)
+    finally:
+        # Also where it is not known whether the database did: it is asked anew then.
+        await services.state_cache.invalidate("session", session_id, DELETED)
     return Response(Ended(), headers=_cookie_header(services, "", 0))
 
 
