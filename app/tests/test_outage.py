@@ -209,7 +209,8 @@ async def test_missing_rights_degrade(start: Start, redis_server: Server, raw: R
     assert app.services.gateway.available
     await app.put_price("BTC-USD", 1)
     assert (await app.get("/api/prices/BTC-USD")).status_code == 200
-    assert app.services.stats.total.errors == 1
+    # The removal of the old entry, and the new one's fill.
+    assert app.services.stats.total.errors == 2
     clear = await app.client.post("/api/redis/clear", json={"pattern": "*"}, headers=AUTH)
     assert clear.status_code == 503
     reset = await app.client.post("/api/redis/reset-stats", headers=AUTH)

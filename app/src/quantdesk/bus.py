@@ -7,6 +7,7 @@ is not sent again, but those whom it may concern are told.
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -32,6 +33,8 @@ MEMORY: Final = 3600.0
 
 RESET_STATS: Final = b"reset-stats"
 _BEAT: Final = b"beat"
+# Who sends, the message's number, and what it says. Nothing else on the channels is heeded.
+_MESSAGE: Final = re.compile(rb"([0-9a-f]{16}) ([0-9]{1,18}) (.+)", re.DOTALL)
 
 _ERRORS: Final = (OSError, TimeoutError, ReplyError, WireLost, NoPrimary)
 
@@ -65,8 +68,9 @@ class Bus:
         self._number = 0
         self._peers: dict[bytes, _Peer] = {}
         self._echo = 0.0
-        # Since when it listens without a break.
+        # Since when it listens without a break, and whether subscribers were here before that.
         self._since = 0.0
+        self._late = False
         self._listeners: dict[bytes, Callable[[], None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._refused = False
@@ -176,19 +180,22 @@ class Bus:
             self.subscribed = True
             self._refused = False
             self._since = time.monotonic()
+            self._late = self._hub.open > 0
             for peer in self._peers.values():
                 peer.heard = self._since
 
     def _message(self, channel: bytes, message: bytes) -> None:
-        source, _, rest = message.partition(b" ")
-        number, _, body = rest.partition(b" ")
-        if not number.isdigit():
+        found = _MESSAGE.fullmatch(message)
+        if found is None:
             log.debug("A message could not be read")
             return
+        source, number, body = found.groups()
         if source == self._source:
             self._echo = time.monotonic()
             return
         self._follow(source, int(number), beat=body == _BEAT)
+        if body == _BEAT:
+            return
         self.received += 1
         if channel.startswith(self._relayed):
             self._hub.deliver(channel[len(self._relayed) :].decode(errors="replace"), body)
@@ -201,8 +208,9 @@ class Bus:
         peer = self._peers.get(source)
         if peer is None:
             self._peers[source] = _Peer(number)
-            if number > (0 if beat else 1) and now - self._since > SILENCE:
-                # New here, but not new: it has spoken before, where it could not be heard.
+            spoke_before = number > (0 if beat else 1)
+            if spoke_before and (self._late or now - self._since > SILENCE):
+                # New here, but not new, and there was somebody to hear what it said.
                 self._tell_gap(None)
             return
         missed = number - peer.number - (0 if beat else 1)

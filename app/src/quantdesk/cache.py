@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -104,14 +106,21 @@ Load = Callable[[], Awaitable[Loaded[T] | None]]
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """One read under way, which everyone who asks for the same key shares."""
+    """One read under way, which everyone who asks for the same key shares.
+
+    `connection` is the gateway's when it began. `late` are those who came when the load was under
+    way: it may not have seen what another instance changed before they came.
+    """
 
     kind: Kind
     key: str
     decoder: "msgspec.json.Decoder[Any]"
     load: "Load[Any]"
     began: float
-    waiters: "list[asyncio.Future[Lookup[Any]]]" = field(default_factory=list)
+    connection: int
+    waiters: "list[asyncio.Future[Lookup[Any]]]"
+    late: "list[asyncio.Future[Lookup[Any]]]" = field(default_factory=list)
+    loading: bool = False
     stale: bool = False
 
 
@@ -135,9 +144,9 @@ class Cache:
         self._clearable = tuple(f"{self._prefix}{kind}:".encode() for kind in CLEARABLE)
         self._flights: dict[str, _Flight] = {}
         self._loads: set[asyncio.Task[None]] = set()
-        # Versions that were committed while Redis was away. Each names an entry that Redis may
-        # still hold.
-        self._owed: dict[str, int] = {}
+        # Versions that were committed while Redis was away, each until the entry that Redis may
+        # still hold has expired. The oldest first.
+        self._owed: OrderedDict[str, tuple[int, float]] = OrderedDict()
         gateway.on_recovery(self._pay)
 
     def key(self, kind: Kind, name: str) -> str:
@@ -167,14 +176,14 @@ class Cache:
         # A future for each reader: one that goes away must not take the others' answer with it.
         waiter: asyncio.Future[Lookup[T]] = loop.create_future()
         flight = self._flights.get(key)
-        if flight is not None:
+        if flight is None:
+            connection = self._gateway.connections
+            flight = _Flight(kind, key, decoder, load, loop.time(), connection, [waiter])
+            self._depart(flight)
+        elif flight.loading:
+            flight.late.append(waiter)
+        else:
             flight.waiters.append(waiter)
-            return waiter
-        flight = self._flights[key] = _Flight(kind, key, decoder, load, loop.time(), [waiter])
-        try:
-            self._gateway.submit(pack("GET", key), lambda reply: self._found(flight, reply))
-        except RedisUnavailable:
-            self._source(flight, Outcome.BYPASS)
         return waiter
 
     def count(self, lookup: Lookup[Any]) -> None:
@@ -192,20 +201,20 @@ class Cache:
         """
         key = self.key(kind, name)
         self._drop([key])
-        # Owed beforehand: a recovery may come before this task hears of its own failure.
-        self._owed[key] = max(version, self._owed.get(key, 0))
-        if await self._run(INVALIDATE, key, self._guard(key), version, GUARD):
+        self._owe(kind, key, version)
+        if await self._run(INVALIDATE, key, self._guard(key), version, GUARD) is not None:
             self._settle(key, version)
 
     async def put(self, kind: Kind, name: str, loaded: Loaded[Any]) -> None:
         """Write an entry through, after its change is committed."""
         key = self.key(kind, name)
         self._drop([key])
-        self._owed[key] = max(loaded.version, self._owed.get(key, 0))
+        self._owe(kind, key, loaded.version)
         data = msgspec.json.encode(loaded.value)
         words = (loaded.version, self._seconds(kind, loaded), data, GUARD)
-        if await self._run(PUT, key, self._guard(key), *words):
-            self.stats.total.sets += 1
+        kept = await self._run(PUT, key, self._guard(key), *words)
+        if kept is not None:
+            self.stats.total.sets += kept
             self._settle(key, loaded.version)
 
     async def clear(self, pattern: str) -> int:
@@ -233,7 +242,19 @@ class Cache:
             if int(cursor) == 0:
                 return cleared
 
+    async def finish(self) -> None:
+        """Wait for loads that are under way, whether or not anybody still waits for them."""
+        while self._loads:
+            await asyncio.wait(self._loads)
+
     # A flight: from Redis' answer to the source, and back.
+
+    def _depart(self, flight: _Flight) -> None:
+        self._flights[flight.key] = flight
+        try:
+            self._gateway.submit(pack("GET", flight.key), lambda reply: self._found(flight, reply))
+        except RedisUnavailable:
+            self._source(flight, Outcome.BYPASS)
 
     def _found(self, flight: _Flight, reply: Reply) -> None:
         """Take Redis' answer to a flight's GET."""
@@ -259,51 +280,83 @@ class Cache:
         task.add_done_callback(self._loads.discard)
 
     async def _load(self, flight: _Flight, outcome: Outcome) -> None:
+        flight.loading = True
         try:
             loaded = await flight.load()
         except Exception as error:  # noqa: BLE001  # it is for those who wait
             self._take_off(flight)
-            for waiter in flight.waiters:
+            for waiter in (*flight.waiters, *flight.late):
                 if not waiter.done():
                     waiter.set_exception(error)
             return
         except BaseException:
             self._take_off(flight)
-            for waiter in flight.waiters:
+            for waiter in (*flight.waiters, *flight.late):
                 waiter.cancel()
             raise
         if loaded is None:
-            self._land(flight, Lookup(None, None, outcome))
-            return
-        data = msgspec.json.encode(loaded.value)
-        if outcome is Outcome.MISS:
-            self._fill(flight, loaded, data)
-        self._land(flight, Lookup(loaded.value, data, outcome))
+            lookup: Lookup[Any] = Lookup(None, None, outcome)
+        else:
+            lookup = Lookup(loaded.value, msgspec.json.encode(loaded.value), outcome)
+        if loaded is not None and self._may_fill(flight, outcome):
+            self._fill(flight, loaded, lookup)
+        else:
+            self._land(flight, lookup)
+            self._land_late(flight, lookup, current=not self._gateway.available)
 
-    def _fill(self, flight: _Flight, loaded: Loaded[Any], data: bytes) -> None:
-        """Keep what the source had. Nobody waits for it: what comes later is behind it in line."""
+    def _may_fill(self, flight: _Flight, outcome: Outcome) -> bool:
+        """Tell whether Redis still knows of every change since the flight began."""
+        if outcome is not Outcome.MISS or flight.stale:
+            return False
         took = asyncio.get_running_loop().time() - flight.began
-        if flight.stale or took > MAX_FLIGHT:
-            return
+        return took <= MAX_FLIGHT and flight.connection == self._gateway.connections
+
+    def _fill(self, flight: _Flight, loaded: Loaded[Any], lookup: Lookup[Any]) -> None:
+        """Keep what the source had, unless Redis knows better; then answer.
+
+        In this order, so that whoever has the answer finds the entry in Redis.
+        """
 
         def filled(reply: Reply) -> None:
             if isinstance(reply, Exception):
-                self._gateway.judge(reply)
+                current = isinstance(self._gateway.judge(reply), RedisUnavailable)
                 self.stats.total.errors += 1
             else:
+                current = reply == 1
                 self.stats.total.sets += reply
+            self._land(flight, lookup)
+            self._land_late(flight, lookup, current=current)
 
-        words = (loaded.version, self._seconds(flight.kind, loaded), data)
+        words = (loaded.version, self._seconds(flight.kind, loaded), lookup.data or b"")
         try:
             FILL.submit(self._gateway, filled, flight.key, self._guard(flight.key), *words)
         except RedisUnavailable:
-            return
+            self._land(flight, lookup)
+            self._land_late(flight, lookup, current=True)
 
     def _land(self, flight: _Flight, lookup: Lookup[Any]) -> None:
         self._take_off(flight)
         for waiter in flight.waiters:
             if not waiter.done():
                 waiter.set_result(lookup)
+
+    def _land_late(self, flight: _Flight, lookup: Lookup[Any], *, current: bool) -> None:
+        """Give those who came late what was loaded if that is current; else they go once more."""
+        late = [waiter for waiter in flight.late if not waiter.done()]
+        if not late:
+            return
+        if current:
+            for waiter in late:
+                waiter.set_result(lookup)
+            return
+        other = self._flights.get(flight.key)
+        if other is not None:
+            (other.late if other.loading else other.waiters).extend(late)
+            return
+        now = asyncio.get_running_loop().time()
+        connection = self._gateway.connections
+        again = _Flight(flight.kind, flight.key, flight.decoder, flight.load, now, connection, late)
+        self._depart(again)
 
     def _take_off(self, flight: _Flight) -> None:
         """Let later readers begin a flight of their own."""
@@ -319,31 +372,43 @@ class Cache:
 
     # Writing.
 
-    async def _run(self, script: Script, *words: Word) -> bool:
-        """Run a script; return whether Redis did it. What goes wrong is counted."""
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    async def _run(self, script: Script, *words: Word) -> int | None:
+        """Run a script; return its reply, None where Redis did not run it. Failures are counted."""
+        answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
         def done(reply: Reply) -> None:
             if isinstance(reply, Exception):
                 self._gateway.judge(reply)
                 self.stats.total.errors += 1
             if not answer.done():
-                answer.set_result(not isinstance(reply, Exception))
+                answer.set_result(None if isinstance(reply, Exception) else reply)
 
         try:
             script.submit(self._gateway, done, *words)
         except RedisUnavailable:
-            return False
+            return None
         return await answer
 
+    def _owe(self, kind: Kind, key: str, version: int) -> None:
+        """Note a change before Redis is told: it may fail, and recover, before anybody hears."""
+        if not self._gateway.enabled:
+            return
+        now = asyncio.get_running_loop().time()
+        known, _ = self._owed.pop(key, (0, 0.0))
+        # A read from before may have filled up to this late.
+        self._owed[key] = max(version, known), now + GUARD + self._ttl[kind]
+        while next(iter(self._owed.values()))[1] < now:
+            self._owed.popitem(last=False)
+
     def _settle(self, key: str, version: int) -> None:
-        if self._owed.get(key, version + 1) <= version:
+        owed = self._owed.get(key)
+        if owed is not None and owed[0] <= version:
             del self._owed[key]
 
     async def _pay(self, wire: Wire) -> None:
         """Remove what changed while Redis was away, before anybody reads it."""
         while self._owed:
-            batch = list(self._owed.items())[:SCAN_BATCH]
+            batch = [(key, owed[0]) for key, owed in islice(self._owed.items(), SCAN_BATCH)]
             await asyncio.gather(
                 *(
                     INVALIDATE.call(wire, key, self._guard(key), version, GUARD)

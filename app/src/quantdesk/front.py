@@ -4,6 +4,7 @@ A cached price is read thousands of times for each time that anything else happe
 is answered here, without the framework; whatever is unusual about a request goes the common way.
 """
 
+import asyncio
 import ipaddress
 import time
 from collections.abc import Callable
@@ -62,7 +63,8 @@ class Front:
         path = scope["path"]
         status, route = 500, None
         try:
-            if not path.startswith(API) or path in UNLIMITED:
+            # The framework takes several slashes for one.
+            if path in UNLIMITED or not (path.startswith(API) or "//" in path):
                 status = await self._common(scope, receive, send, [])
             elif (
                 scope["method"] == "GET"
@@ -83,13 +85,18 @@ class Front:
 
     async def _price(self, scope: HTTPScope, send: Send, symbol: str) -> int:
         """Answer a read of a price; return the status."""
-        limiting = self._limiter.take(self._identify(scope))
-        # Begun before the limit is known, so that one round trip does for both.
-        reading = start_read(self._services, symbol)
-        decision = limiting if isinstance(limiting, Decision) else await limiting
-        if not decision.allowed:
-            reading.cancel()
-            return await self._refuse(send, decision)
+        limiting = self._limiting(scope)
+        if isinstance(limiting, Decision):
+            if not limiting.allowed:
+                return await self._refuse(send, limiting)
+            decision, reading = limiting, start_read(self._services, symbol)
+        else:
+            # Begun before the limit is known, so that one round trip does for both.
+            reading = start_read(self._services, symbol)
+            decision = await limiting
+            if not decision.allowed:
+                reading.cancel()
+                return await self._refuse(send, decision)
         try:
             lookup = await reading
         except Exception as error:  # noqa: BLE001  # every error has its answer
@@ -103,17 +110,18 @@ class Front:
 
     async def _limited(self, scope: HTTPScope, receive: Receive, send: Send) -> int:
         """Pass a request on if the client's limit allows it; return the status."""
-        client = self._identify(scope)
-        if admin_token_shown(scope["headers"], self._services.settings):
-            # Who holds it feeds the desk: shown what other requests have left, but not counted.
-            decision = self._limiter.look(client)
-        else:
-            decision = self._limiter.take(client)
-        if not isinstance(decision, Decision):
-            decision = await decision
+        limiting = self._limiting(scope)
+        decision = limiting if isinstance(limiting, Decision) else await limiting
         if not decision.allowed:
             return await self._refuse(send, decision)
         return await self._common(scope, receive, send, self._told(decision))
+
+    def _limiting(self, scope: HTTPScope) -> "Decision | asyncio.Future[Decision]":
+        client = self._identify(scope)
+        if admin_token_shown(scope["headers"], self._services.settings):
+            # Who holds it feeds the desk: shown what other requests have left, but not counted.
+            return self._limiter.look(client)
+        return self._limiter.take(client)
 
     async def _common(
         self, scope: HTTPScope, receive: Receive, send: Send, headers: Headers

@@ -103,6 +103,8 @@ class Gateway:
         self._latency: float | None = None
         # Digests of the scripts that were sent on the connection in use.
         self.scripts: Final[set[str]] = set()
+        # How many connections there have been. What Redis knew on an earlier one may be lost.
+        self.connections = 0
         self._refusals: set[str] = set()
         self._recover: list[Callable[[Wire], Awaitable[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -248,6 +250,7 @@ class Gateway:
 
     def _mark_up(self, wire: Wire, latency: float) -> None:
         self._wire = wire
+        self.connections += 1
         self._latency = latency
         self._refusals.clear()
         self.scripts.clear()

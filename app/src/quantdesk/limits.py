@@ -7,6 +7,7 @@ together; while it is away, each instance counts by itself.
 import asyncio
 import math
 import time
+from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from quantdesk.gateway import Gateway, RedisUnavailable
@@ -48,7 +49,7 @@ class Limiter:
         # Windows that are counted here, and those that Redis said are used up (with a count of the
         # limit): a client that is refused is refused until its window ends, so that a flood costs
         # Redis nothing.
-        self._windows: dict[str, tuple[int, float]] = {}
+        self._windows: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def take(self, client: str) -> "Decision | asyncio.Future[Decision]":
         """Count one request of a client. Where Redis must be asked, the answer is to be awaited."""
@@ -130,10 +131,9 @@ class Limiter:
         return Decision(True, self.limit - used, reset)
 
     def _remember(self, client: str, used: int, ends: float) -> None:
-        if len(self._windows) >= MAX_CLIENTS and client not in self._windows:
-            now = time.monotonic()
-            self._windows = {c: w for c, w in self._windows.items() if w[1] > now}
-            while len(self._windows) >= MAX_CLIENTS:
-                # A dict keeps the order in which its keys came: the first is the oldest.
-                del self._windows[next(iter(self._windows))]
+        known = self._windows.get(client)
         self._windows[client] = (used, ends)
+        if known is not None and known[1] != ends:
+            self._windows.move_to_end(client)
+        if len(self._windows) > MAX_CLIENTS:
+            self._windows.popitem(last=False)

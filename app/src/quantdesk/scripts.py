@@ -77,12 +77,17 @@ return removed
 )
 
 # Write an entry through. KEYS: entry, guard. ARGV: version, seconds, data, the guard's seconds.
+# A full Redis refuses the guard, which must not keep the old entry alive here either.
 PUT: Final = Script(
     2,
     """
 local guard = redis.call('MGET', KEYS[2])[1]
 if guard and tonumber(guard) > tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[4])
+local guarded = redis.pcall('SET', KEYS[2], ARGV[1], 'EX', ARGV[4])
+if guarded.err then
+  redis.call('UNLINK', KEYS[1])
+  return guarded
+end
 redis.call('SET', KEYS[1], ARGV[3], 'EX', ARGV[2])
 return 1
 """,

@@ -1,6 +1,8 @@
 """Which server is the primary now, asked of Sentinel."""
 
 import asyncio
+import ipaddress
+import re
 import ssl
 from dataclasses import dataclass
 from typing import Final
@@ -11,9 +13,19 @@ from quantdesk.wire import Reply, Wire, Word, open_wire
 # Seconds for one Sentinel to answer; all are asked at once.
 PATIENCE: Final = 1.0
 
+_NAME: Final = re.compile(r"(?=.{1,253}\Z)[\w-]{1,63}(?:\.[\w-]{1,63})*\.?", re.ASCII)
+
+
+class NoAddress(Exception):
+    """A Sentinel's answer holds no address of a primary."""
+
 
 class NoPrimary(Exception):
-    """No Sentinel that answered knows the primary."""
+    """No Sentinel knows the primary. `causes` are why not, one of each."""
+
+    def __init__(self, *causes: BaseException) -> None:
+        self.causes = causes
+        super().__init__(*causes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +52,7 @@ async def find_primary(settings: RedisSettings, tls: ssl.SSLContext | None) -> P
     )
     known = [answer for answer in answers if isinstance(answer, Primary)]
     if not known:
-        raise NoPrimary
+        raise NoPrimary(*(answer for answer in answers if isinstance(answer, BaseException)))
     return max(known, key=lambda primary: primary.epoch)
 
 
@@ -62,6 +74,19 @@ def _read(reply: Reply) -> Primary:
     """Read SENTINEL MASTER's answer, a flat list of names and values."""
     try:
         fields = dict(zip(reply[::2], reply[1::2], strict=True))
-        return Primary(fields[b"ip"].decode(), int(fields[b"port"]), int(fields[b"config-epoch"]))
+        host, port = fields[b"ip"].decode(), int(fields[b"port"])
+        primary = Primary(host, port, int(fields[b"config-epoch"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NoPrimary from error
+        raise NoAddress from error
+    # Nobody can be there, whatever the epoch: it must not stand in front of the others' answers.
+    if not (0 < port < 65536 and _is_host(host)):
+        raise NoAddress
+    return primary
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return _NAME.fullmatch(text) is not None
+    return True

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from types import FrameType
 from typing import Any, Final
 
@@ -16,19 +17,36 @@ import uvicorn
 from litestar.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import StatusLike
 
+from quantdesk.bodies import BODY_TIMEOUT
 from quantdesk.errors import ErrorBody, ErrorDetail
 from quantdesk.settings import Settings
-from quantdesk.sockets import FRAMES
+from quantdesk.sockets import FRAMES, MAX_CHANNELS
 
 log = logging.getLogger(__name__)
 
 # Seconds that a client has to send a request's head, and how many bytes that may be.
 HEAD_TIMEOUT: Final = 10.0
 MAX_HEAD: Final = 32 * 1024
+# Seconds that it has for a body after which it is cut, whether anybody waits for the body or not:
+# more than those who do, and who answer before that.
+BODY_LIMIT: Final = BODY_TIMEOUT + 2.0
+# Seconds that a client has to read what it was told last, once the connection is closing.
+LINGER: Final = 3.0
 # Bytes of one WebSocket message; a longer one closes with 1009.
 MAX_MESSAGE: Final = 64 * 1024
+# Seconds between two pings of a WebSocket, and for its answer to each.
+PING_INTERVAL: Final = 20.0
+PING_TIMEOUT: Final = 20.0
+# WebSocket frames that a client may send at once, and per second after that: so many that it can
+# leave all its channels for others. Who sends more would keep everybody else waiting: 1008.
+FRAME_BURST: Final = 4 * MAX_CHANNELS
+FRAME_RATE: Final = 100
+# Bytes of frames that are parsed before they are counted.
+PIECE: Final = 8 * 1024
 # Seconds that connections get, after SIGTERM, to send one more request and be told to close; that
 # those which came last get, when no more are taken; and that requests under way get after that.
 DRAIN: Final = 2.0
@@ -37,7 +55,24 @@ GRACE: Final = 10
 # The first of the sockets that systemd passes on (sd_listen_fds(3)).
 LISTEN_FDS_START: Final = 3
 
-_REASONS: Final = {400: b"Bad Request", 431: b"Request Header Fields Too Large"}
+_TOO_LARGE: Final = "The head of the request is too large"
+
+
+def _error(status: HTTPStatus, text: str) -> bytes:
+    code = "head_too_large" if status == 431 else status.name.lower()
+    return msgspec.json.encode(ErrorBody(error=ErrorDetail(code, text)))
+
+
+class _Deaf(asyncio.Protocol):
+    """Reads what a client goes on sending, unheeded, until it has closed or its time is up."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+        self._protocol = protocol
+        self._timer = asyncio.get_running_loop().call_later(LINGER, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        self._protocol.connection_lost(exc)
 
 
 class _Corked(asyncio.Transport):
@@ -47,28 +82,52 @@ class _Corked(asyncio.Transport):
     with a cached answer those are what a request costs most.
     """
 
-    __slots__ = ("_loop", "_transport", "_written")
+    __slots__ = ("_closing", "_loop", "_transport", "_written")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._written: list[bytes] = []
+        self._closing = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing:
+            return
         if not self._written:
             self._loop.call_soon(self._flush)
         self._written.append(bytes(data))
 
     def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
         self._flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            # Whoever does not read would keep it open for ever.
+            self._loop.call_later(LINGER, self._transport.abort)
+
+    def close_while_sent_to(self, protocol: asyncio.Protocol) -> None:
+        """Close towards a client that may be in the middle of sending.
+
+        With input that nobody read, a close is a reset, for which the client may drop what it was
+        told last: the reason.
+        """
+        if self.is_closing():
+            return
+        self._closing = True
+        self._flush()
+        self._transport.set_protocol(_Deaf(self._transport, protocol))
+        self._transport.write_eof()
+        self._transport.resume_reading()
 
     def abort(self) -> None:
+        self._closing = True
         self._written.clear()
         self._transport.abort()
 
     def is_closing(self) -> bool:
-        return self._transport.is_closing()
+        return self._closing or self._transport.is_closing()
 
     def get_write_buffer_size(self) -> int:
         return self._transport.get_write_buffer_size()
@@ -94,16 +153,21 @@ class _Corked(asyncio.Transport):
 
 
 class LimitedHttp(HttpToolsProtocol):
-    """HTTP/1.1 that does not wait for ever for a head, nor take one of any size."""
+    """HTTP/1.1 that does not wait for ever for a request, nor take a head of any size."""
 
+    _corked: _Corked
+    # Bytes of the head under way that came in earlier pieces, and of the piece being parsed.
     _head_bytes = 0
+    _piece_bytes = 0
     _in_head = True
     _completed = False
+    _too_large = False
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        super().connection_made(_Corked(transport, asyncio.get_running_loop()))
-        self._timer = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
+        self._corked = _Corked(transport, asyncio.get_running_loop())
+        super().connection_made(self._corked)
+        self._allow(HEAD_TIMEOUT)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -111,45 +175,53 @@ class LimitedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._completed = False
+        self._piece_bytes = len(data)
         super().data_received(data)
-        if not self._in_head or self._completed:
-            # What follows a whole request in the same piece is uvicorn's keep-alive's to end.
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD:
-            self._refuse(431, "The head of the request is too large")
-        elif self._timer is None:
-            self._timer = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
+        if not self._in_head:
+            self._allow(BODY_LIMIT)
+        elif not self._completed:
+            # (What follows a whole request in the same piece is uvicorn's keep-alive's to end.)
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
+            else:
+                self._allow(HEAD_TIMEOUT)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._timer is not None:
-            self._stop_timer()
+        self._stop_timer()
+        if self._head_bytes + self._piece_bytes > MAX_HEAD and self._head_size() > MAX_HEAD:
+            self._too_large = True
+            raise ValueError(_TOO_LARGE)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._in_head = self._completed = True
         self._head_bytes = 0
+        self._stop_timer()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, msg)
+        if self._too_large:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
+        else:
+            self._refuse(HTTPStatus.BAD_REQUEST, msg)
 
-    def _refuse(self, status: int, text: str) -> None:
-        if self.transport.is_closing():
-            return
-        code = "bad_request" if status == 400 else "head_too_large"
-        body = msgspec.json.encode(ErrorBody(error=ErrorDetail(code, text)))
-        self.transport.write(
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        body = _error(status, text)
+        self._corked.write(
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%b" % (status, _REASONS[status], len(body), body)
+            b"connection: close\r\n\r\n%b" % (status, status.phrase.encode(), len(body), body)
         )
-        self.transport.close()
+        self._corked.close_while_sent_to(self)
 
-    def _too_slow(self) -> None:
-        self._timer = None
-        if not self.transport.is_closing():
-            self.transport.abort()
+    def _allow(self, seconds: float) -> None:
+        """Cut the connection after so many seconds, unless the time is running already."""
+        if self._timer is None and not self._corked.is_closing():
+            self._timer = self.loop.call_later(seconds, self._corked.abort)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -157,8 +229,46 @@ class LimitedHttp(HttpToolsProtocol):
             self._timer = None
 
 
+class _Handshake(ServerProtocol):
+    """The server's side of a WebSocket, whose refusals are JSON like all errors."""
+
+    def reject(self, status: StatusLike, text: str) -> Response:
+        response = super().reject(status, text)
+        response.body = _error(HTTPStatus(status), text.strip())
+        for name, value in (
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(response.body))),
+        ):
+            del response.headers[name]
+            response.headers[name] = value
+        return response
+
+
 class DirectFrames(WebSocketsSansIOProtocol):
     """A WebSocket whose application may also write frames that it has encoded once for many."""
+
+    transport: _Corked
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # passed on
+        super().__init__(*args, **kwargs)
+        self.conn = _Handshake(max_size=self.config.ws_max_size, logger=self.logger)
+        self._allowance = float(FRAME_BURST)
+        self._counted = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE):
+            super().data_received(data[start : start + PIECE])
+            if self.transport.is_closing():
+                return
+        if not self.handshake_initiated:
+            # The head comes whole from the HTTP protocol, which is less strict.
+            self._refuse_handshake()
+
+    def handle_events(self) -> None:
+        if self._within_allowance(len(self.conn.events)):
+            super().handle_events()
+        else:
+            self._fail(1008, "too many messages")
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -168,15 +278,33 @@ class DirectFrames(WebSocketsSansIOProtocol):
             scope["extensions"][FRAMES] = self
 
     def send_receive_event_to_app(self) -> None:
-        if self.curr_msg_data_type == "text":
+        if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
                 b"".join(self.frames).decode()
             except UnicodeDecodeError:
-                self.frames = []
-                self.conn.fail(1007, "not UTF-8")
-                self.handle_parser_exception()
+                self._fail(1007, "not UTF-8")
                 return
         super().send_receive_event_to_app()
+
+    def handle_parser_exception(self) -> None:
+        told = self.conn.close_sent
+        code = 1006 if told is None else told.code
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": None})
+        self.frames = []
+        self.close_sent = True
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close_while_sent_to(self)
+
+    async def send(self, message: Any) -> None:  # noqa: ANN401  # uvicorn's type is private
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # That was an answer, too: uvicorn would log an error.
+            self.handshake_complete = True
+
+    def shutdown(self) -> None:
+        # uvicorn would fail with one that is closing already, and leave the others open.
+        if not self.transport.is_closing():
+            super().shutdown()
 
     def write(self, data: bytes) -> None:
         """Send finished frames, unless the connection is ending."""
@@ -190,6 +318,25 @@ class DirectFrames(WebSocketsSansIOProtocol):
     def abort(self) -> None:
         """Cut the connection: a closing handshake would wait behind all that was not read."""
         self.transport.abort()
+
+    def _within_allowance(self, frames: int) -> bool:
+        now = self.loop.time()
+        refilled = self._allowance + (now - self._counted) * FRAME_RATE
+        self._allowance = min(FRAME_BURST, refilled) - frames
+        self._counted = now
+        return self._allowance >= 0
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
+
+    def _refuse_handshake(self) -> None:
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        output = b"".join(self.conn.data_to_send())
+        if not output:
+            output = self.conn.reject(400, "The handshake is not valid").serialize()
+        self.transport.write(output)
+        self.transport.close_while_sent_to(self)
 
 
 class Server(uvicorn.Server):
@@ -247,6 +394,8 @@ def serve(app: ASGIApp, settings: Settings, drain: Callable[[], None]) -> bool:
         http=LimitedHttp,
         ws=DirectFrames,
         ws_max_size=MAX_MESSAGE,
+        ws_ping_interval=PING_INTERVAL,
+        ws_ping_timeout=PING_TIMEOUT,
         # A frame goes to many sockets: compressing it for each would cost more than it saves.
         ws_per_message_deflate=False,
         log_config=None,

@@ -83,6 +83,8 @@ class Sockets:
             return ErrorDetail("unknown_channel", "A channel looks like price:BTC-USD")
         if request.action == "unsubscribe":
             self._hub.unsubscribe(subscriber, request.channel)
+        elif request.channel in subscriber.channels:
+            pass
         elif len(subscriber.channels) >= MAX_CHANNELS:
             return ErrorDetail("too_many_channels", f"At most {MAX_CHANNELS} channels a socket")
         else:

@@ -77,6 +77,8 @@ class State:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.database.close)
             await self.database.open()
+            for cache in (self.cache, self.state_cache):
+                stack.push_async_callback(cache.finish)
             gateways = {self.gateway, self.state_gateway}
             for gateway in gateways:
                 stack.push_async_callback(gateway.stop)
