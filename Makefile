@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # molecule calls ansible-config from PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 MOLECULE := molecule -c molecule/config.yml
-SCENARIOS := standalone debian13
+SCENARIOS := standalone scaled debian13
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -143,7 +143,7 @@ MUTATIONS = [
     ),
     user(18, "app", "+config"),
     user(19, "app", "+flushall"),
-    user(20, "app", "+eval"),
+    user(20, "app", "+script"),
     user(21, "app", "~*"),
     user(22, "app", "&*"),
     user(23, "exporter", "+config"),

@@ -24,10 +24,12 @@ REQUIRED: dict[str, dict[str, Any]] = {
         "app_source": "app",
         "app_build_dir": "build",
         "app_command": "example",
-        "app_health_url": "http://127.0.0.1:8080/",
+        "app_ports": [8080],
     },
     "certificates": {"certificates_path": "/etc/ssl/example"},
+    "database": {"database_name": "example", "database_password": "x" * 16, "database_clients": ["10.0.0.2"]},
     "firewall": {},
+    "load_balancer": {"load_balancer_backends": [{"name": "a", "address": "10.0.0.2", "port": 8080}]},
 }
 
 for_each_role = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
@@ -102,7 +104,9 @@ def test_readmes_are_as_they_would_be_made(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("role", REQUIRED)
 def test_a_role_is_entered_with_what_is_required_and_nothing_else(tmp_path: Path, role: str) -> None:
-    code, output = enter(tmp_path, role, {**REQUIRED[role], "private_address": "10.0.0.1"})
+    # What the roles' defaults take from the inventory.
+    inventory = {"private_address": "10.0.0.1", "certificates_path": "/etc/ssl/example"}
+    code, output = enter(tmp_path, role, {**inventory, **REQUIRED[role]})
     assert code == 0, output
     assert "Validating arguments against arg spec 'main'" in output
 
@@ -116,8 +120,13 @@ def test_a_role_is_entered_with_what_is_required_and_nothing_else(tmp_path: Path
         ("firewall", {"firewall_allow": [{"name": "redis", "ports": [], "from": []}]}),
         ("certificates", {"certificates_host": "false", "certificates_days": "90"}),
         ("certificates", {"certificates_files": {"ca": "ca.crt"}, "certificates_source": "files"}),
-        ("app", {"app_environment": {"PORT": 3002, "DEBUG": False}, "app_keep_releases": "2"}),
-        ("app", {"app_fatal_exit_codes": [78, "CONFIG", "SIGKILL"]}),
+        ("app", {"app_environment": {"LEVEL": 3, "DEBUG": False}, "app_keep_releases": "2"}),
+        ("app", {"app_fatal_exit_codes": [78, "CONFIG", "SIGKILL"], "app_ports": ["3002", 3003]}),
+        ("database", {"database_port": "5433", "database_settings": {"work_mem": "8MB", "jit": False}}),
+        (
+            "load_balancer",
+            {"load_balancer_refused": [{"path": "/a/*", "methods": ["PUT"]}], "load_balancer_port": "8443"},
+        ),
     ],
 )
 def test_takes_what_the_role_takes(role: str, values: dict[str, Any]) -> None:
@@ -134,6 +143,10 @@ def test_takes_what_the_role_takes(role: str, values: dict[str, Any]) -> None:
         ("app", {"app_health_timeout": "soon"}, "app_health_timeout"),
         ("app", {"app_environment": ["TOKEN=sesame"]}, "app_environment"),
         ("app", {"app_environment": "sesame"}, "app_environment"),
+        ("app", {"app_service_type": "forking"}, "app_service_type"),
+        ("database", {"database_port": "sesam"}, "database_port"),
+        ("load_balancer", {"load_balancer_backends": [{"name": "a"}]}, "address"),
+        ("load_balancer", {"load_balancer_algorithm": "fair"}, "load_balancer_algorithm"),
     ],
 )
 def test_refuses_what_is_wrong_by_name_and_shows_no_secret(role: str, values: dict[str, Any], named: str) -> None:

@@ -126,7 +126,25 @@ APP: list[tuple[str, Any, str]] = [
     ("app_lock", "/nonexistent.txt", "found '/nonexistent.txt'; expected a lock file"),
     ("app_command", "/bin/sh", "found '/bin/sh'; expected a script"),
     ("app_command", "quantdesk\nUser=root", "expected a script"),
-    ("app_health_url", "localhost:3002", "found 'localhost:3002'; expected an http URL"),
+    ("app_health_path", "health", "found 'health'; expected a path that begins with /"),
+    ("app_ports", [], "found []; expected a list of ports"),
+    ("app_ports", ["http"], "found ['http']; expected a list of ports"),
+    ("app_ports", [3002, "3002"], "found '3002, 3002'; expected a port of its own for each instance"),
+    ("app_ports", GONE, "found nothing ('app_ports' is undefined)"),
+    ("app_listen", "everywhere", "found 'everywhere'; expected the address that instances listen on"),
+    ("app_socket_activation", "perhaps", "found 'perhaps'; expected true or false"),
+    ("app_service_type", "forking", "found 'forking'; expected exec or notify"),
+    ("app_check_command", "/bin/true", "found '/bin/true'; expected a script"),
+    ("app_migrate_command", "quantdesk\nUser=root", "expected a script"),
+    ("app_migrate_once", "x", "found 'x'; expected true or false"),
+    ("app_migrate_timeout", 0, "found 0; expected seconds"),
+    ("app_candidate", "x", "found 'x'; expected true or false"),
+    ("app_settle", "long", "found 'long'; expected seconds"),
+    ("app_stop_timeout", 0, "found 0; expected seconds"),
+    ("app_open_files", "many", "found 'many'; expected a whole number above 0"),
+    ("app_memory_max", "lots", "found 'lots'; expected memory as systemd writes it"),
+    ("app_fatal_exit_codes", ["78\nUser=root"], "expected a list of exit codes"),
+    ("app_environment", {"PORT": "1", "HOST": "x"}, "expected neither HOST nor PORT"),
     ("app_environment", {"A": "1\nUser=root"}, "expected variables by name"),
     ("app_environment", {"1A": "x"}, "expected variables by name"),
     ("app_environment", {"A": ""}, "expected variables by name"),
@@ -134,14 +152,69 @@ APP: list[tuple[str, Any, str]] = [
     ("app_keep_releases", 1, "found 1; expected a whole number from 2 up"),
     ("app_health_timeout", "soon", "found 'soon'; expected seconds"),
 ]
+DATABASE: list[tuple[str, Any, str]] = [
+    ("database_name", "Quant Desk", "found 'Quant Desk'; expected up to 63"),
+    ("database_name", GONE, "found nothing ('database_name' is undefined)"),
+    ("database_user", "postgres", "found 'postgres'; expected up to 63"),
+    ("database_password", "short", "found a hidden value of 5 characters"),
+    ("database_password", GONE, "found nothing ('database_password' is undefined)"),
+    ("database_clients", [], "found []; expected a list of the addresses"),
+    ("database_clients", ["app1"], "found ['app1']; expected a list of the addresses"),
+    ("database_clients", ["10.0.0.1/32 trust\nhost all all 0.0.0.0/0"], "expected a list of the addresses"),
+    ("database_port", "x", "found 'x'; expected a port"),
+    ("database_listen", ["*"], "found ['*']; expected a list of this host's addresses"),
+    ("database_tls_cert_file", "host.crt", "found 'host.crt'; expected the path"),
+    ("database_tls_key_file", "", "found ''; expected the path"),
+    ("database_tls_ca_file", "ca.crt", "found 'ca.crt'; expected the path"),
+    ("database_tls_group", "a b", "found 'a b'; expected the name of a group"),
+    ("database_max_connections", 1, "found 1; expected a whole number from 10 up"),
+    ("database_settings", {"work_mem\nssl": "off"}, "expected settings of postgresql.conf by name"),
+    ("database_locale", "C", "found 'C'; expected a locale with UTF-8"),
+]
+DATABASE_SETTINGS = ("database_settings", {"ssl": "off", "port": 1}, "found 'ssl, port'; expected no setting that has")
+BALANCER_PORT = ("load_balancer_http_port", 443, "found 443; expected a port other than load_balancer_port")
+DATABASE_MEMORY = ("database_shared_buffers", "lots", "memory settings: found 'lots, 384MB, 4MB, 64MB'")
+BALANCER: list[tuple[str, Any, str]] = [
+    ("load_balancer_backends", [], "expected a list of items with `name`, `address` and `port`"),
+    ("load_balancer_backends", [{"name": "a b", "address": "10.0.0.1", "port": 1}], "expected a list of items"),
+    ("load_balancer_backends", [{"name": "a", "address": "app1", "port": 1}], "expected a list of items"),
+    ("load_balancer_backends", GONE, "found nothing ('load_balancer_backends' is undefined)"),
+    ("load_balancer_health_path", "health", "found 'health'; expected a path"),
+    ("load_balancer_health_path", "/x if TRUE", "expected a path"),
+    ("load_balancer_health_interval", 0, "found 0; expected seconds"),
+    ("load_balancer_algorithm", "fair", "found 'fair'; expected leastconn"),
+    ("load_balancer_listen", ["*"], "found ['*']; expected a list of this host's addresses"),
+    ("load_balancer_port", "https", "found 'https'; expected a port"),
+    ("load_balancer_http_port", 70000, "found 70000; expected a port other than load_balancer_port"),
+    ("load_balancer_stats_port", "x", "found 'x'; expected a port of its own"),
+    ("load_balancer_cert_file", "/etc/ssl/host.pem", "found '/etc/ssl/host.pem'; expected the path"),
+    ("load_balancer_refused", [{"path": "metrics"}], "expected a list of items with `path`"),
+    ("load_balancer_refused", [{"path": "/a/"}], "expected a list of items with `path`"),
+    ("load_balancer_refused", [{"path": "/a }\n server x"}], "expected a list of items with `path`"),
+    ("load_balancer_refused", [{"path": "/a", "methods": ["get"]}], "expected a list of items with `path`"),
+    ("load_balancer_hsts", -1, "found -1; expected seconds"),
+    ("load_balancer_max_connections", 0, "found 0; expected a whole number above 0"),
+    ("load_balancer_max_connections_per_client", "x", "found 'x'; expected a whole number"),
+    ("load_balancer_max_body", "1M", "found '1M'; expected bytes"),
+    ("load_balancer_access_log", "x", "found 'x'; expected true or false"),
+    ("load_balancer_request_timeout", "5s", "found '5s'; expected seconds"),
+    ("load_balancer_client_timeout", 0, "found 0; expected seconds"),
+    ("load_balancer_server_timeout", 0, "found 0; expected seconds"),
+    ("load_balancer_tunnel_timeout", 0, "found 0; expected seconds"),
+    ("load_balancer_drain_timeout", 0, "found 0; expected seconds"),
+]
 # What this very machine is does not matter here.
-OWN = re.compile(r"^(distribution|version of Python|(version of|security fixes in) the package redis-server): ")
+OWN = re.compile(
+    r"^(distribution( of a database host)?|version of Python|(version of|security fixes in) the package redis-server): "
+)
 
 
-def run(folder: Path, redis: dict[str, Any], app: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, redis: dict[str, Any], app: dict[str, Any], *arguments: str, **more: dict[str, Any]
+) -> subprocess.CompletedProcess[str]:
     """Run the preflight over hosts given with their variables; it runs on this machine and changes nothing."""
     inventory = folder / "hosts.json"
-    groups = {"redis": {"hosts": redis}, "app": {"hosts": app}}
+    groups = {name: {"hosts": hosts} for name, hosts in {"redis": redis, "app": app, **more}.items()}
     inventory.write_text(json.dumps({"all": {"children": groups}}))
     return subprocess.run(
         [Path(sys.executable).parent / "ansible-playbook", "-i", inventory, *arguments, "playbooks/preflight.yml"],
@@ -176,12 +249,46 @@ def problems(output: str) -> list[str]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     """One run in which each case is a host of its own."""
-    redis = {f"redis{i}": variables(name, value) for i, (name, value, _) in enumerate(REDIS)}
-    app = {f"app{i}": variables(name, value) for i, (name, value, _) in enumerate(APP)}
-    return run(tmp_path_factory.mktemp("report"), redis, app)
+    hosts = {
+        group: {f"{group}{i}": with_all(cases) for i, cases in enumerate(packed)} for group, packed in PACKED.items()
+    }
+    return run(tmp_path_factory.mktemp("report"), **hosts)
 
 
-CASES = [(f"redis{i}", *case) for i, case in enumerate(REDIS)] + [(f"app{i}", *case) for i, case in enumerate(APP)]
+Case = tuple[str, Any, str]
+
+
+def pack(cases: list[Case]) -> list[list[Case]]:
+    """Spread cases over as few hosts as it takes for each variable to be wrong in one way only."""
+    hosts: list[list[Case]] = []
+    for case in cases:
+        fitting = [host for host in hosts if case[0] not in [other for other, _, _ in host]]
+        if fitting:
+            fitting[0].append(case)
+        else:
+            hosts.append([case])
+    return hosts
+
+
+def with_all(cases: list[Case]) -> dict[str, Any]:
+    """Return good values, but for those of some cases."""
+    result = variables()
+    for name, value, _ in cases:
+        if value is GONE:
+            del result[name]
+        else:
+            result[name] = copy.deepcopy(value)
+    return result
+
+
+# Redis' inputs depend on one another: each has a host of its own.
+PACKED: dict[str, list[list[Case]]] = {
+    "redis": [[case] for case in REDIS],
+    "app": pack(APP),
+    "database": pack(DATABASE),
+    "load_balancer": pack(BALANCER),
+}
+CASES = [(f"{group}{i}", *case) for group, packed in PACKED.items() for i, cases in enumerate(packed) for case in cases]
 
 
 @pytest.mark.parametrize(
@@ -279,8 +386,19 @@ def test_values_that_do_not_go_together(tmp_path: Path, changes: dict[str, Any],
         assert SECRET[:15] not in result.stdout
 
 
+def test_inputs_of_database_and_balancer_go_together(tmp_path: Path) -> None:
+    hosts = {"one": variables(*DATABASE_SETTINGS[:2]), "two": variables(*DATABASE_MEMORY[:2])}
+    balancer = {"three": variables(*BALANCER_PORT[:2])}
+    result = run(tmp_path, {"good": variables()}, {}, database=hosts, load_balancer=balancer)
+    assert result.returncode != 0
+    for _, _, found in (DATABASE_SETTINGS, DATABASE_MEMORY, BALANCER_PORT):
+        assert found in result.stdout
+    assert len(problems(result.stdout)) == 3
+
+
 def test_good_values_pass(tmp_path: Path) -> None:
-    result = run(tmp_path, {"one": variables()}, {"two": variables()})
+    more = {"database": {"three": variables()}, "load_balancer": {"four": variables()}}
+    result = run(tmp_path, {"one": variables()}, {"two": variables()}, **more)
     if result.returncode != 0:
         assert problems(result.stdout) == []
 

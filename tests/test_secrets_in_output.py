@@ -51,6 +51,19 @@ FAILING: dict[str, dict[str, Any]] = {
         "logins": LOGIN,
     },
     "redis_service": {"unit": "no-such-unit.service", "start_timeout": 1, "server": server(), "logins": LOGIN},
+    "app_trial": {
+        "unit": "no-such-check.service",
+        "files": [],
+        "environment": {"path": "/proc/nonexistent/app.env", "content": "TOKEN={{ secret }}\n"},
+        "subject": "nothing",
+    },
+    "app_deployment": {
+        "name": "nobody",
+        "ports": [1],
+        "current": "/proc/nonexistent/current",
+        "environment": {"path": "/proc/nonexistent/app.env", "content": "TOKEN={{ secret }}\n"},
+        "timeout": 1,
+    },
     "find_secrets": {"secrets": {"a": "{{ secret }}"}, "files": ["/proc/self/mem"]},
 }
 

@@ -327,7 +327,8 @@ class Gate:
 def reader(
     instance: Instance, load: Callable[[], Awaitable[Loaded[Value] | None]]
 ) -> "asyncio.Task[Lookup[Value]]":
-    return asyncio.create_task(instance.cache.read("price", "A", _decoder, load))
+    read = instance.cache.read("price", "A", _decoder, load)
+    return asyncio.create_task(asyncio.wait_for(read, 5))
 
 
 def version(lookup: Lookup[Value]) -> int | None:

@@ -108,6 +108,22 @@ def test_variables_beat_the_url(base: dict[str, str], tmp_path: Path) -> None:
         ("REDIS_COMMAND_TIMEOUT", "0"),
         ("REDIS_CONNECT_TIMEOUT", "5s"),
         ("REDIS_PASSWORD_FILE", "/nowhere/password"),
+        ("REDIS_SENTINELS", "sentinel"),
+        ("REDIS_SENTINELS", "sentinel:"),
+        ("REDIS_SENTINELS", ":26379"),
+        ("REDIS_SENTINELS", "sentinel:0"),
+        ("REDIS_SENTINELS", "sentinel:65536"),
+        ("REDIS_SENTINELS", "sentinel:00000165535999"),
+        ("REDIS_SENTINELS", "sentinel:x"),
+        ("REDIS_SENTINELS", "sentinel:٢٦٣٧٩"),
+        ("REDIS_SENTINELS", "-sentinel:26379"),
+        ("REDIS_SENTINELS", "a b:26379"),
+        ("REDIS_SENTINELS", "a:26379,"),
+        ("REDIS_SENTINELS", "a:26379,,b:26379"),
+        ("REDIS_SENTINELS", "a:26379;b:26379"),
+        ("REDIS_SENTINELS", "redis://a:26379"),
+        ("REDIS_STATE_URL", "http://cache:6379"),
+        ("REDIS_STATE_URL", "redis://cache:70000"),
         ("REDIS_TLS", "maybe"),
         ("REDIS_URL", "http://cache:6379"),
         ("REDIS_URL", "cache:6379"),
@@ -116,10 +132,112 @@ def test_variables_beat_the_url(base: dict[str, str], tmp_path: Path) -> None:
         ("REDIS_URL", "redis://cache:70000"),
         ("REDIS_URL", "redis://cache/zero"),
         ("REDIS_URL", "rediss://cache?ssl_cert_reqs=none"),
+        ("TRUSTED_PROXIES", "proxy"),
+        ("TRUSTED_PROXIES", "10.0.0.5,"),
+        ("TRUSTED_PROXIES", "10.0.0.5 10.0.0.6"),
+        ("TRUSTED_PROXIES", "10.0.0.5/24"),
+        ("TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("TRUSTED_PROXIES", "2001:db8::/129"),
+        ("TRUSTED_PROXIES", "10.0.0.5:8080"),
     ],
 )
 def test_malformed_value_is_named(base: dict[str, str], name: str, value: str) -> None:
     assert list(problems(base | {name: value})) == [name]
+
+
+SENTINELS = {"REDIS_SENTINELS": "a:26379, [::1]:26380,10.0.0.1:1", "REDIS_SENTINEL_MASTER": "main"}
+
+
+def test_sentinels_tell_where_the_url_does_not(base: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("of-sentinel\n")
+    environ = base | SENTINELS | {"REDIS_SENTINEL_PASSWORD_FILE": str(file)}
+    redis = load_settings(environ).redis
+    assert redis is not None
+    assert redis.sentinels == (("a", 26379), ("::1", 26380), ("10.0.0.1", 1))
+    assert redis.sentinel_master == "main"
+    assert redis.sentinel_password is not None
+    assert redis.sentinel_password.reveal() == "of-sentinel"
+    assert (redis.host, redis.port, redis.password, redis.tls) == ("", 0, None, False)
+    # What a URL says besides an address holds for the primary as well.
+    redis = load_settings(environ | {"REDIS_URL": "rediss://user:pw@ignored:7/3"}).redis
+    assert redis is not None
+    assert redis.password is not None
+    found = (redis.host, redis.port, redis.username, redis.password.reveal(), redis.database)
+    assert found == ("", 0, "user", "pw", 3)
+    assert redis.tls
+    assert len(redis.sentinels) == 3
+    assert "of-sentinel" not in repr(redis)
+
+
+def test_sentinels_need_the_name_of_the_primary(base: dict[str, str]) -> None:
+    found = problems(base | {"REDIS_SENTINELS": "a:26379"})
+    assert list(found) == ["REDIS_SENTINEL_MASTER"]
+
+
+def test_production_refuses_sentinels_without_tls_and_password(base: dict[str, str]) -> None:
+    environ = base | SENTINELS | {"APP_ENV": "production"}
+    # Wherever they are: the primary may be elsewhere.
+    environ |= {"REDIS_SENTINELS": "127.0.0.1:26379"}
+    assert set(problems(environ)) == {"REDIS_URL", "REDIS_PASSWORD"}
+    safe = environ | {"REDIS_TLS": "true", "REDIS_PASSWORD": "a-password"}
+    assert load_settings(safe).redis is not None
+
+
+def test_state_has_a_redis_of_its_own(base: dict[str, str]) -> None:
+    environ = base | {
+        "REDIS_URL": "redis://cache",
+        "REDIS_STATE_URL": "redis://state:7000/2",
+        "REDIS_USERNAME": "app",
+        "REDIS_PASSWORD": "shared",
+        "REDIS_TLS": "true",
+    }
+    found = load_settings(environ)
+    assert found.redis is not None
+    assert found.redis_state is not None
+    state = found.redis_state
+    assert (found.redis.host, found.redis.port, found.redis.database) == ("cache", 6379, 0)
+    assert (state.host, state.port, state.database, state.tls) == ("state", 7000, 2, True)
+    # What they do not share is in its URL.
+    for server in (found.redis, state):
+        assert (server.username, server.password and server.password.reveal()) == ("app", "shared")
+    state_url = {"REDIS_STATE_URL": "redis://keeper:own@state"}
+    other = load_settings(environ | state_url).redis_state
+    assert other is not None
+    assert other.password is not None
+    assert (other.username, other.password.reveal()) == ("keeper", "own")
+    assert load_settings(base | {"REDIS_URL": "redis://cache"}).redis_state is None
+
+
+def test_state_is_not_asked_from_sentinel(base: dict[str, str]) -> None:
+    environ = base | SENTINELS | {"REDIS_STATE_URL": "redis://state"}
+    state = load_settings(environ).redis_state
+    assert state is not None
+    assert (state.host, state.sentinels) == ("state", ())
+
+
+def test_second_redis_without_a_first_is_refused(base: dict[str, str]) -> None:
+    assert list(problems(base | {"REDIS_STATE_URL": "redis://state"})) == ["REDIS_URL"]
+
+
+def test_production_refuses_plaintext_to_the_second_redis_too(base: dict[str, str]) -> None:
+    environ = base | {"APP_ENV": "production", "REDIS_URL": "redis://127.0.0.1"}
+    found = problems(environ | {"REDIS_STATE_URL": "redis://:hunter2hunter2@state.example.net"})
+    assert list(found) == ["REDIS_STATE_URL"]
+    assert "hunter2" not in found["REDIS_STATE_URL"]
+
+
+def test_user_of_either_redis_needs_a_password(base: dict[str, str]) -> None:
+    environ = base | {"REDIS_URL": "redis://:pw@cache"}
+    found = problems(environ | {"REDIS_STATE_URL": "redis://keeper@state"})
+    assert list(found) == ["REDIS_PASSWORD"]
+
+
+def test_trusted_proxies_are_addresses_and_networks(base: dict[str, str]) -> None:
+    assert load_settings(base).trusted_proxies == ()
+    environ = base | {"TRUSTED_PROXIES": "10.0.0.5, 10.1.0.0/24,2001:db8::/32,::1"}
+    found = load_settings(environ).trusted_proxies
+    assert found == ("10.0.0.5/32", "10.1.0.0/24", "2001:db8::/32", "::1/128")
 
 
 def test_half_a_client_certificate_is_refused(base: dict[str, str], tmp_path: Path) -> None:
@@ -199,6 +317,8 @@ def test_no_problem_and_no_repr_shows_a_secret(
         "REDIS_URL": template.format(secret),
         "DATABASE_URL": f"postgresql://u:{secret}@db/quantdesk",
         "ADMIN_TOKEN": f"{secret} ",
+        "REDIS_STATE_URL": template.format(secret),
+        "REDIS_SENTINEL_PASSWORD": secret,
         "PORT": "bad",
     }
     with pytest.raises(SettingsError) as caught:
@@ -207,7 +327,9 @@ def test_no_problem_and_no_repr_shows_a_secret(
     assert secret not in repr(caught.value)
     del environ["DATABASE_URL"], environ["PORT"]
     environ |= {"REDIS_URL": "redis://cache", "REDIS_PASSWORD": secret, "ADMIN_TOKEN": "zzzzzzzz"}
+    environ |= {"REDIS_STATE_URL": "redis://state"} | SENTINELS
     good: Settings = load_settings(environ)
     assert secret not in repr(good)
     assert secret not in str(good.redis)
+    assert secret not in str(good.redis_state)
     assert "zzzzzzzz" not in repr(good)

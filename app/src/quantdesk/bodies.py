@@ -1,6 +1,7 @@
 """Request bodies: reading them strictly, and describing them in OpenAPI."""
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -25,7 +26,7 @@ async def decode_body(request: AnyRequest, decoder: msgspec.json.Decoder[T]) -> 
         ClientException: the body is not JSON, or did not arrive whole (400).
         HTTPException: it did not arrive in time (408).
         RequestEntityTooLarge: it is larger than MAX_BODY (413).
-        Unprocessable: it is JSON of another form than expected (422).
+        Unprocessable: it is JSON of another form than expected, or names a field twice (422).
     """
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
@@ -39,11 +40,24 @@ async def decode_body(request: AnyRequest, decoder: msgspec.json.Decoder[T]) -> 
         ) from None
     try:
         # As text, so that what a decoder keeps raw is known to be UTF-8 too.
-        return decoder.decode(body.decode())
+        text = body.decode()
+        decoded = decoder.decode(text)
+        _twins.decode(text)
     except msgspec.ValidationError as error:
         raise Unprocessable(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ClientException("The body is not valid JSON") from None
+    return decoded
+
+
+def _refuse_twins(fields: list[tuple[str, object]]) -> None:
+    # Which of the two counts, readers on the way (a proxy, a log) would decide each by itself.
+    if len({name for name, _ in fields}) < len(fields):
+        raise Unprocessable("A field is there twice")
+
+
+# Sees to nothing else: what a decoder has taken is valid, and numbers stay as they are written.
+_twins: Final = json.JSONDecoder(object_pairs_hook=_refuse_twins, parse_int=str, parse_float=str)
 
 
 def describe_body(schema: Schema, *, required: bool = True) -> type[Operation]:

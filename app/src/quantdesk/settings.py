@@ -385,7 +385,8 @@ def _sentinels(reader: _Reader) -> tuple[tuple[str, int], ...]:
         host, _, port = item.strip().rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         named = _ip(host) is not None or _HOST_NAME.fullmatch(host)
-        if not named or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        numbered = port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536
+        if not (named and numbered):
             reader.problem("REDIS_SENTINELS", _shown(value), "host:port,host:port,…")
             return ()
         sentinels.append((host, int(port)))

@@ -73,13 +73,13 @@ def test_goes_on_without_redis_and_recovers_by_itself(redis1: Host, app1: Host, 
     assert ask("/health")[2]["status"] == "healthy"
     # What was written meanwhile is what is read now.
     assert ask("/api/prices/ETH-USD")[2]["data"]["price"] == "3200"
-    journal = app1.check_output("journalctl --unit quantdesk --no-pager --output cat --since %s", since)
+    journal = app1.check_output("journalctl --unit quantdesk@3002 --no-pager --output cat --since %s", since)
     assert journal.count("Redis connection failed, continuing without Redis") == 1
     assert journal.count("Redis connected") == 1
 
 
 def test_the_unit_is_enabled_and_confined(app1: Host) -> None:
-    assert_confined(app1, "quantdesk", "quantdesk", exposure=20)
+    assert_confined(app1, "quantdesk@3002", "quantdesk", exposure=20)
 
 
 def test_its_secrets_are_in_a_file_that_only_it_reads(app1: Host) -> None:
@@ -97,7 +97,7 @@ def test_it_needed_no_package_index(app1: Host) -> None:
 
 
 def test_a_killed_process_is_back_within_seconds(app1: Host) -> None:
-    app1.check_output("systemctl kill --signal KILL quantdesk")
+    app1.check_output("systemctl kill --signal KILL quantdesk@3002")
 
     def status() -> int:
         try:

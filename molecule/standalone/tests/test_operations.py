@@ -115,23 +115,40 @@ def test_a_host_that_is_gone_stops_the_run_before_anything_changes() -> None:
     assert set(changed(result.stdout).values()) == {0}
 
 
+UNTRIED = {"app_candidate": False, "app_check_command": "", "app_migrate_command": ""}
+PID = "systemctl show quantdesk@3002 --property MainPID --value"
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
         ({"app_command": "quantdesk --no-such-option"}, "no-such-option"),
-        ({"app_environment": {"PORT": "none"}}, "PORT"),
+        # The command alone, and with all that tries it beforehand left out.
+        ({"app_command": "quantdesk --no-such-option", **UNTRIED}, "no-such-option"),
+        ({"app_settings": {"LOG_LEVEL": "loud"}}, "LOG_LEVEL"),
+        ({"app_migrate_command": "quantdesk --no-such-option", "app_memory_max": "400M"}, "no-such-option"),
     ],
-    ids=["command", "settings"],
+    ids=["candidate", "switch", "settings", "migration"],
 )
 def test_a_release_that_does_not_get_well_gives_way_to_the_one_before(
     app1: Host, extra: dict[str, object], words: str
 ) -> None:
+    pid = app1.check_output(PID)
     result = playbook("app.yml", "--extra-vars", json.dumps({**extra, "app_health_timeout": 3}))
     assert result.returncode != 0
     assert "did not get well" in result.stdout
-    assert "serves again" in result.stdout
     assert words in result.stdout
     assert app1.check_output("python3 -c %s", HEALTH) == "200"
+    if "app_candidate" in extra:
+        assert "serves again" in result.stdout
+    else:
+        assert "goes on serving" in result.stdout
+        assert app1.check_output(PID) == pid
+    left = app1.check_output("ls /run/systemd/system /run/*.env 2>/dev/null; ls /etc/quantdesk /etc/systemd/system")
+    assert not [name for name in left.split() if "candidate" in name or "trial" in name or "previous" in name]
+
+
+def test_what_failed_left_nothing_behind_that_the_next_run_would_change() -> None:
     again = playbook("app.yml")
     assert changed(again.stdout)["app1"] == 0, again.stdout
 
@@ -144,7 +161,7 @@ def test_the_role_deploys_another_application(outsider: Host) -> None:
     assert first.returncode == 0, first.stdout
     assert outsider.check_output("python3 -c %s", HEALTH.replace("3002/health", "8099/")) == "200"
     outsider.check_output(
-        "systemctl disable --now other && rm -rf /etc/systemd/system/other.service /opt/other /etc/other"
+        "systemctl disable --now other.target && rm -rf /etc/systemd/system/other* /opt/other /etc/other"
     )
 
 

@@ -18,6 +18,7 @@ ALLOWED = [
     ("app", f"SET {OWN} 1", "OK"),
     ("app", f"GET {OWN}", "1"),
     ("app", f"PUBLISH {OWN} x", "0"),
+    ("app", f"EVAL \"return redis.call('INCRBY', KEYS[1], 1)\" 1 {OWN}:count", ""),
     ("app", "SCAN 0 MATCH qd:lab:* COUNT 1", ""),
     ("exporter", "INFO memory", "# Memory"),
     ("exporter", "SLOWLOG LEN", ""),
@@ -30,6 +31,8 @@ ALLOWED = [
     ("sentinel", "PUBLISH __sentinel__:hello x", "0"),
     ("admin", "CONFIG GET port", "port"),
     ("admin", "ACL WHOAMI", "admin"),
+    # As app itself it would go on listening.
+    ("admin", "ACL DRYRUN app PSUBSCRIBE qd:lab:*", "OK"),
 ]
 REFUSED = [
     ("default", "CONFIG GET *"),
@@ -41,11 +44,14 @@ REFUSED = [
     ("app", "KEYS nobody*"),
     ("app", "DEBUG SLEEP 0"),
     ("app", "ACL WHOAMI"),
-    ("app", "EVAL 'return 1' 0"),
+    ("app", "SCRIPT FLUSH"),
+    ("app", "FUNCTION LIST"),
+    ("app", "EVAL \"return redis.call('GET', KEYS[1])\" 1 somebody:else"),
     ("app", "GET somebody:else"),
     ("app", "SET qd:production:price:x 1"),
     ("app", "PUBLISH somebody:else x"),
     ("app", "SUBSCRIBE somebody:else"),
+    ("app", "PSUBSCRIBE *"),
     ("app", "REPLICAOF NO ONE"),
     ("app", "SAVE"),
     ("exporter", f"GET {OWN}"),
@@ -78,6 +84,13 @@ def test_may_not(user: str, command: str) -> None:
     # DEBUG is off for everybody, which Redis says before it looks at the user.
     refusals = ("NOPERM", "ERR DEBUG command not allowed")
     assert as_user("redis1", user, "127.0.0.1")(command)[0].startswith(refusals)
+
+
+def test_a_script_gives_no_rights() -> None:
+    app = as_user("redis1", "app", "127.0.0.1")
+    for call in ("'FLUSHALL'", "'KEYS', '*'", "'GET', 'somebody:else'"):
+        answer = app(f'EVAL "return redis.call({call})" 0')
+        assert "The user executing the script can't" in answer[0]
 
 
 def test_a_refusal_is_in_the_acl_log(redis_cli: RedisCli) -> None:

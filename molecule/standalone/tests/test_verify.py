@@ -75,10 +75,10 @@ def test_names_what_the_firewall_lost(redis1: Host, take: str) -> None:
 
 
 def test_names_an_application_that_is_down(app1: Host) -> None:
-    app1.check_output("systemctl stop quantdesk")
+    app1.check_output("systemctl stop quantdesk.target")
     try:
         result = playbook("verify.yml")
     finally:
-        app1.check_output("systemctl start quantdesk")
+        app1.check_output("systemctl start quantdesk.target")
     assert result.returncode != 0
     assert "http://127.0.0.1:3002/health" in result.stdout.rsplit("fatal:", 1)[1]

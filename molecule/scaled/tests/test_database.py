@@ -1,0 +1,96 @@
+"""PostgreSQL as its clients see it: who gets in, and how."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from testinfra.host import Host
+
+from conftest import LAB, connect, secret
+
+ADDRESS = "10.77.37.41"
+# Runs with what the application itself connects with; the password comes by standard input.
+LOGIN = """
+import asyncio, ssl, sys, asyncpg
+async def main():
+    tls = ssl.create_default_context(cafile="/etc/ssl/quantdesk/ca.crt") if sys.argv[1] == "tls" else False
+    try:
+        connection = await asyncpg.connect(host="10.77.37.41", user=sys.argv[2], password=sys.stdin.readline().strip(),
+                                           database=sys.argv[3], ssl=tls, timeout=5)
+        print("ok", await connection.fetchval(sys.argv[4]))
+    except (OSError, asyncpg.PostgresError) as error:
+        print(type(error).__name__, error)
+asyncio.run(main())
+"""
+
+
+def login(way: str, user: str, password: str, question: str = "SELECT 1", database: str = "quantdesk") -> str:
+    """Log in from an application host, ask something, and return the answer or the refusal."""
+    words = ["/opt/quantdesk/current/venv/bin/python", "-c", LOGIN, way, user, database, question]
+    quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
+    done = subprocess.run(
+        ["ssh", "-F", LAB / "ssh/config", "app1", f"sudo {quoted}"],
+        input=password + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    return (done.stdout + done.stderr).strip()
+
+
+@pytest.fixture(scope="module")
+def password() -> str:
+    """The password of the application's user."""
+    return secret("database_password")
+
+
+def test_lets_the_application_in_over_tls(password: str) -> None:
+    assert login("tls", "quantdesk", password) == "ok 1"
+    assert login("tls", "quantdesk", password, "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == "ok True"
+
+
+def test_refuses_plaintext(password: str) -> None:
+    assert "no encryption" in login("plaintext", "quantdesk", password)
+
+
+def test_refuses_a_wrong_password() -> None:
+    assert "InvalidPasswordError" in login("tls", "quantdesk", "not-the-password-of-this-lab")
+
+
+@pytest.mark.parametrize(("user", "database"), [("postgres", "postgres"), ("quantdesk", "postgres")])
+def test_refuses_other_users_and_other_databases(password: str, user: str, database: str) -> None:
+    assert "no pg_hba.conf entry" in login("tls", user, password, database=database)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE ROLE somebody",
+        "CREATE DATABASE somewhere",
+        "COPY prices TO PROGRAM 'true'",
+        "SELECT pg_read_file('/etc/passwd')",
+        "ALTER SYSTEM SET ssl = off",
+        "SELECT rolpassword FROM pg_authid",
+    ],
+)
+def test_the_owner_of_the_database_is_nobody_beyond_it(password: str, statement: str) -> None:
+    assert "InsufficientPrivilegeError" in login("tls", "quantdesk", password, statement)
+
+
+@pytest.mark.parametrize("name", ["outsider", "lb1", "redis1"])
+def test_a_stranger_times_out(name: str) -> None:
+    knock = f"python3 -c \"import socket; socket.create_connection(('{ADDRESS}', 5432), 1.5)\""
+    assert "TimeoutError" in connect(name).run(knock).stderr
+
+
+def test_the_password_is_stored_and_written_nowhere_in_clear(password: str) -> None:
+    db1: Host = connect("db1")
+    stored = db1.check_output("cd / && runuser -u postgres -- psql -qAt -c 'SELECT rolpassword FROM pg_authid'")
+    assert "SCRAM-SHA-256$" in stored
+    everything = db1.check_output(
+        "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; journalctl --no-pager --quiet; cat /var/log/postgresql/*.log"
+    )
+    assert len(everything) > 100
+    assert password not in everything

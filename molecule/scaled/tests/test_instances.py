@@ -1,0 +1,73 @@
+"""Two hosts with two instances each are one application: prices, sessions and rate limits are everybody's."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+
+import pytest
+from testinfra.host import Host
+from traffic import ask, listen
+
+from conftest import assert_confined, connect
+
+SERVERS = {"app1-3002", "app1-3003", "app2-3002", "app2-3003"}
+STATISTICS = (
+    "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
+    " s.sendall(b'show stat\\n'); print(b''.join(iter(lambda: s.recv(65536), b'')).decode())"
+)
+
+
+def sessions_of_backends() -> dict[str, int]:
+    """Return how many connections each instance has now, by its name."""
+    names, *rows = connect("lb1").check_output("python3 -c %s", STATISTICS).lstrip("# ").splitlines()
+    found = [dict(zip(names.split(","), row.split(","), strict=True)) for row in rows if row]
+    return {row["svname"]: int(row["scur"]) for row in found if row["svname"] in SERVERS}
+
+
+def test_a_price_written_through_one_reaches_websockets_on_all(admin_token: str) -> None:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(listen("price:SPREAD")) for _ in range(8)]
+        assert sessions_of_backends() == dict.fromkeys(SERVERS, 2)
+        assert ask("PUT", "/api/prices/SPREAD", {"price": "64250.10"}, admin_token)[0] == 200
+        received = [json.loads(websocket.recv(5)) for websocket in sockets]
+    assert [message["data"]["price"] for message in received] == ["64250.10"] * 8
+
+
+def test_each_instance_answers_what_any_has_written(admin_token: str) -> None:
+    assert ask("PUT", "/api/prices/SHARED", {"price": "1"}, admin_token)[0] == 200
+    assert {ask("GET", "/api/prices/SHARED")[2]["data"]["price"] for _ in range(12)} == {"1"}
+    assert ask("PUT", "/api/prices/SHARED", {"price": "2"}, admin_token)[0] == 200
+    assert {ask("GET", "/api/prices/SHARED")[2]["data"]["price"] for _ in range(12)} == {"2"}
+    instances = {ask("GET", "/api/redis/stats", token=admin_token)[2]["data"]["instance"] for _ in range(24)}
+    assert len(instances) == 4
+
+
+def test_a_session_holds_on_every_host_and_ends_on_every_host() -> None:
+    status, headers, _ = ask("POST", "/api/sessions", {})
+    assert status == 201
+    cookie = headers["Set-Cookie"].split(";")[0]
+    assert "Secure" in headers["Set-Cookie"]
+    assert {ask("GET", "/api/sessions/current", headers={"Cookie": cookie})[0] for _ in range(12)} == {200}
+    assert ask("DELETE", "/api/sessions/current", headers={"Cookie": cookie})[0] == 200
+    assert {ask("GET", "/api/sessions/current", headers={"Cookie": cookie})[0] for _ in range(12)} == {401}
+
+
+@pytest.mark.parametrize("name", ["app1", "app2"])
+def test_each_instance_is_a_confined_unit_of_its_own(name: str) -> None:
+    host = connect(name)
+    for port in (3002, 3003):
+        assert_confined(host, f"quantdesk@{port}", "quantdesk", exposure=20)
+    # systemd holds the sockets, so that a restart refuses nobody.
+    listeners = host.check_output("ss -Hltnp '( sport = :3002 or sport = :3003 )'").splitlines()
+    assert len(listeners) == 2
+    assert all('"systemd"' in line for line in listeners)
+
+
+def test_one_host_migrates_for_all() -> None:
+    def migrations(host: Host) -> int:
+        log = host.check_output("journalctl --unit quantdesk-migrate --quiet --output cat").splitlines()
+        return sum(line.startswith("Finished") for line in log)
+
+    assert migrations(connect("app1")) >= 1
+    assert migrations(connect("app2")) == 0

@@ -1,0 +1,135 @@
+"""Requests at a steady rate through the balancer, each answer counted, while a test does something to the hosts."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.message import Message
+from types import TracebackType
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+from conftest import LAB
+
+ADDRESS, PORT = "127.0.0.1", 3443
+
+
+def trust() -> ssl.SSLContext:
+    """Return what a client of the lab trusts: its authority alone."""
+    return ssl.create_default_context(cafile=str(LAB / "pki/ca.crt"))
+
+
+@dataclass
+class Request:
+    """What a client sends."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Traffic:
+    """`rate` requests a second from `clients` connections that are kept, until the block ends."""
+
+    def __init__(self, requests: list[Request], rate: int = 200, clients: int = 20) -> None:
+        self.requests = requests
+        self.pause = clients / rate
+        self.answers: Counter[str] = Counter()
+        self.slowest = 0.0
+        self.problems: list[str] = []
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._client, args=(number,)) for number in range(clients)]
+
+    @property
+    def count(self) -> int:
+        """How many requests were answered or failed."""
+        return sum(self.answers.values())
+
+    def __enter__(self) -> Traffic:
+        """Start the clients."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let each client finish its request, and end."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _client(self, number: int) -> None:
+        connection = http.client.HTTPSConnection(ADDRESS, PORT, timeout=30, context=trust())
+        due = time.monotonic() + number * self.pause / len(self._threads)
+        turn = number
+        while not self._over.wait(max(due - time.monotonic(), 0)):
+            request = self.requests[turn % len(self.requests)]
+            turn, due = turn + 1, due + self.pause
+            began = time.monotonic()
+            try:
+                connection.request(request.method, request.path, request.body, request.headers)
+                answer = connection.getresponse()
+                answer.read()
+                outcome = str(answer.status)
+            except (OSError, http.client.HTTPException) as error:
+                outcome = f"{request.method} {type(error).__name__}: {error}"
+                connection.close()
+            self._count(request, outcome, time.monotonic() - began)
+        connection.close()
+
+    def _count(self, request: Request, outcome: str, seconds: float) -> None:
+        with self._lock:
+            self.answers[outcome] += 1
+            self.slowest = max(self.slowest, seconds)
+            if not outcome.startswith("2"):
+                self.problems.append(f"{request.method} {request.path}: {outcome} after {seconds:.2f} s")
+
+
+def writes(token: str, symbol: str = "TRAFFIC") -> Request:
+    """Return a write of a price."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    return Request("PUT", f"/api/prices/{symbol}", json.dumps({"price": "1.5"}).encode(), headers)
+
+
+def reads(symbol: str = "TRAFFIC") -> Request:
+    """Return a read of a price."""
+    return Request("GET", f"/api/prices/{symbol}")
+
+
+def ask(
+    method: str, path: str, body: Any = None, token: str | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, Message, Any]:
+    """Return status, headers and JSON body of an answer through the balancer, on a connection of its own."""
+    connection = http.client.HTTPSConnection(ADDRESS, PORT, timeout=10, context=trust())
+    sent = {"Connection": "close", "Content-Type": "application/json", **(headers or {})}
+    if token:
+        sent["Authorization"] = f"Bearer {token}"
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), sent)
+        answer = connection.getresponse()
+        text = answer.read()
+        return answer.status, answer.headers, json.loads(text) if text else None
+    finally:
+        connection.close()
+
+
+@contextmanager
+def listen(channel: str) -> Iterator[ClientConnection]:
+    """Return a WebSocket through the balancer that has subscribed to a channel."""
+    with connect(f"wss://{ADDRESS}:{PORT}/ws", ssl=trust(), open_timeout=10, close_timeout=2) as websocket:
+        websocket.send(json.dumps({"action": "subscribe", "channel": channel}))
+        # An answer to something wrong comes after what was right has been done.
+        websocket.send(json.dumps({"action": "nothing", "channel": channel}))
+        assert json.loads(websocket.recv(5))["success"] is False
+        yield websocket

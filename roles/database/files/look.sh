@@ -1,0 +1,29 @@
+# Print what the role must know of a host, as name=value lines. Changes nothing.
+#   look.sh VERSION TLS-CERTIFICATE TLS-KEY PACKAGE…
+version=$1 cert=$2 key=$3
+shift 3
+missing=
+for package in "$@"; do
+  case $(dpkg-query --show --showformat='${db:Status-Abbrev}' "$package" 2>/dev/null) in
+    ii*) ;;
+    *) missing="$missing $package" ;;
+  esac
+done
+echo "missing=${missing# }"
+echo "groups=$(id -nG postgres 2>/dev/null)"
+folder=/etc/postgresql/$version/main
+# The running server against what it was started and loaded from: a run that was cut off is made good by the next one.
+psql() { cd / && runuser -u postgres -- psql --no-psqlrc --cluster "$version/main" -qAt -c "$1" 2>/dev/null; }
+loaded=$(psql "SELECT floor(extract(epoch FROM pg_conf_load_time()))")
+echo "running=${loaded:+yes}"
+if [ -n "$loaded" ]; then
+  for file in "$folder/conf.d/managed.conf" "$folder/pg_hba.conf" "$cert" "$key"; do
+    changed=$(stat --dereference --format %Y "$file" 2>/dev/null) && [ "$changed" -gt "$loaded" ] && echo "newer=$file"
+  done
+  echo "pending=$(psql "SELECT string_agg(name, ' ') FROM pg_settings WHERE pending_restart")"
+  pid=$(head -n 1 "/var/lib/postgresql/$version/main/postmaster.pid")
+  tls=$(getent group "$(stat --format %G "$key" 2>/dev/null)" | cut -d: -f3)
+  # A process has the groups that its user had when it started.
+  grep -qE "^Groups:.*\b${tls:-x}\b" "/proc/$pid/status" || echo "pending=group of the key"
+fi
+:
