@@ -128,7 +128,8 @@ def params(tmp_path: Path) -> dict[str, Any]:
         "release": "/releases/1",
         "replaces": "",
         "files": [{"path": str(unit), "content": "unit", **own}],
-        "environment": {"path": str(environment), "content": "A=1\n", **own},
+        "environment": {"path": str(environment), **own},
+        "environment_text": "A=1\n",
         "packages": [],
         "user": "",
     }
@@ -175,7 +176,7 @@ def test_what_differs_is_a_reason_for_every_instance(
 
 @pytest.mark.usefixtures("systemd")
 def test_a_changed_environment_is_a_reason_and_is_tried(params: dict[str, Any]) -> None:
-    params["environment"]["content"] = "A=2\n"
+    params["environment_text"] = "A=2\n"
     seen = look(params)
     assert seen.trial
     assert set(seen.reasons.values()) == {f"{params['environment']['path']} changed"}
@@ -222,10 +223,9 @@ def test_a_failed_switch_brings_everything_back_and_leaves_the_rest_alone(
     link, environment = params["current"], Path(params["environment"]["path"])
     for path in (link, environment):
         os.utime(path, (1000, 1000), follow_symlinks=False)
-    wanted = {**params["environment"], "content": "A=2\n"}
     unit = {**params["files"][0], "path": str(environment.with_name("new.socket"))}
     systemd.sick = {"app@1.service"}
-    ended = run(params, release="/releases/2", environment=wanted, files=[*params["files"], unit])
+    ended = run(params, release="/releases/2", environment_text="A=2\n", files=[*params["files"], unit])
     assert ended.failed
     assert "answers 503" in ended.answer["msg"]
     assert os.readlink(link) == "/releases/1"
@@ -351,7 +351,8 @@ def attempt(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: Any) -> En
         "unit": "app-candidate@.service",
         "socket": True,
         "files": [{"path": str(folder / "unit"), "content": "unit", **own}],
-        "environment": {"path": str(folder / "env"), "content": "A=1", **own},
+        "environment": {"path": str(folder / "env"), **own},
+        "environment_text": "A=1",
         "health_path": "/",
         "timeout": 1.0,
         "subject": "app 2",

@@ -54,14 +54,16 @@ FAILING: dict[str, dict[str, Any]] = {
     "app_trial": {
         "unit": "no-such-check.service",
         "files": [],
-        "environment": {"path": "/proc/nonexistent/app.env", "content": "TOKEN={{ secret }}\n"},
+        "environment": {"path": "/proc/nonexistent/app.env"},
+        "environment_text": "TOKEN={{ secret }}\n",
         "subject": "nothing",
     },
     "app_deployment": {
         "name": "nobody",
         "ports": [1],
         "current": "/proc/nonexistent/current",
-        "environment": {"path": "/proc/nonexistent/app.env", "content": "TOKEN={{ secret }}\n"},
+        "environment": {"path": "/proc/nonexistent/app.env"},
+        "environment_text": "TOKEN={{ secret }}\n",
         "timeout": 1,
     },
     "find_secrets": {"secrets": {"a": "{{ secret }}"}, "files": ["/proc/self/mem"]},

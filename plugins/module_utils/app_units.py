@@ -126,5 +126,14 @@ FILE_OPTIONS: dict[str, Any] = {
     "group": {"type": "str", "default": "root"},
     "mode": {"type": "str", "default": "0644"},
 }
-# The same for a file that nobody may see.
-SECRET_FILE_OPTIONS: dict[str, Any] = {**FILE_OPTIONS, "content": {"type": "str", "required": True, "no_log": True}}
+# Its text is an option of its own: Ansible hides what is secret within another one from its output, but not from the
+# host's journal.
+ENVIRONMENT_OPTIONS: dict[str, Any] = {
+    **{name: option for name, option in FILE_OPTIONS.items() if name != "content"},
+    "mode": {"type": "str", "default": "0640"},
+}
+
+
+def environment_of(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the environment file with its text."""
+    return {**params["environment"], "content": params["environment_text"] or ""}

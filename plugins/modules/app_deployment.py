@@ -37,14 +37,16 @@ options:
       group: {description: Its group., type: str, default: root}
       mode: {description: Its mode., type: str, default: "0644"}
   environment:
-    description: The environment file, never shown.
+    description: The environment file.
     type: dict
     options:
       path: {description: Where it is., type: path, required: true}
-      content: {description: Its whole text., type: str, required: true}
       owner: {description: Who owns it., type: str, default: root}
       group: {description: Its group., type: str, default: root}
       mode: {description: Its mode., type: str, default: "0640"}
+  environment_text:
+    description: Its text, never shown. Not within O(environment), as Ansible writes that into the host's journal.
+    type: str
   packages: {description: "Debian packages to look for.", type: list, elements: str, default: []}
   user: {description: User to look for., type: str, default: ""}
 """
@@ -59,7 +61,8 @@ EXAMPLES = r"""
     release: /opt/example/releases/1.0
     files:
       - {path: /etc/systemd/system/example@.service, content: "{{ lookup('template', 'example.service.j2') }}"}
-    environment: {path: /etc/example/example.env, content: "{{ lookup('template', 'environment.j2') }}"}
+    environment: {path: /etc/example/example.env}
+    environment_text: "{{ lookup('template', 'environment.j2') }}"
 """
 
 RETURN = r"""
@@ -88,12 +91,13 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.app_units import (  # noqa: E402
+    ENVIRONMENT_OPTIONS,
     FILE_OPTIONS,
     RUNNING,
-    SECRET_FILE_OPTIONS,
     Unwell,
     ask,
     confinement,
+    environment_of,
     journal,
     listed,
     own,
@@ -161,7 +165,7 @@ class Seen:
 
 def files_of(params: dict[str, Any]) -> list[dict[str, Any]]:
     """Return all files, the environment among them."""
-    return [*([params["environment"]] if params["environment"] else []), *params["files"]]
+    return [*([environment_of(params)] if params["environment"] else []), *params["files"]]
 
 
 def url_of(params: dict[str, Any], port: int) -> str:
@@ -487,7 +491,8 @@ def main() -> None:
             "release": {"type": "str", "default": ""},
             "replaces": {"type": "str", "default": ""},
             "files": {"type": "list", "elements": "dict", "default": [], "options": FILE_OPTIONS},
-            "environment": {"type": "dict", "options": SECRET_FILE_OPTIONS},
+            "environment": {"type": "dict", "options": ENVIRONMENT_OPTIONS},
+            "environment_text": {"type": "str", "no_log": True},
             "packages": {"type": "list", "elements": "str", "default": []},
             "user": {"type": "str", "default": ""},
         },

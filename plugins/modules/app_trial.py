@@ -28,15 +28,18 @@ options:
       group: {description: Its group., type: str, default: root}
       mode: {description: Its mode., type: str, default: "0644"}
   environment:
-    description: The environment file, never shown.
+    description: The environment file.
     type: dict
     required: true
     options:
       path: {description: Where it is., type: path, required: true}
-      content: {description: Its whole text., type: str, required: true}
       owner: {description: Who owns it., type: str, default: root}
       group: {description: Its group., type: str, default: root}
       mode: {description: Its mode., type: str, default: "0600"}
+  environment_text:
+    description: Its text, never shown. Not within O(environment), as Ansible writes that into the host's journal.
+    type: str
+    required: true
   health_path: {description: Where a candidate answers 200., type: str, default: /}
   timeout: {description: Seconds that it may take., type: float, default: 30}
   subject: {description: "What is tried, as the message on a failure begins.", type: str, required: true}
@@ -50,7 +53,8 @@ EXAMPLES = r"""
     files:
       - path: /run/systemd/system/example-candidate@.service
         content: "{{ lookup('template', 'example.service.j2') }}"
-    environment: {path: /run/example-candidate.env, content: "{{ lookup('template', 'environment.j2') }}"}
+    environment: {path: /run/example-candidate.env}
+    environment_text: "{{ lookup('template', 'environment.j2') }}"
     health_path: /health
     subject: example 1.0
 """
@@ -65,9 +69,10 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.app_units import (  # noqa: E402
+    ENVIRONMENT_OPTIONS,
     FILE_OPTIONS,
-    SECRET_FILE_OPTIONS,
     Unwell,
+    environment_of,
     journal,
     put,
     show,
@@ -119,8 +124,9 @@ def main() -> None:
             "environment": {
                 "type": "dict",
                 "required": True,
-                "options": {**SECRET_FILE_OPTIONS, "mode": {"type": "str", "default": "0600"}},
+                "options": {**ENVIRONMENT_OPTIONS, "mode": {"type": "str", "default": "0600"}},
             },
+            "environment_text": {"type": "str", "required": True, "no_log": True},
             "health_path": {"type": "str", "default": "/"},
             "timeout": {"type": "float", "default": 30.0},
             "subject": {"type": "str", "required": True},
@@ -137,7 +143,7 @@ def main() -> None:
     began, since = time.monotonic(), time.time()
     problem = log = ""
     try:
-        for file in [params["environment"], *params["files"]]:
+        for file in [environment_of(params), *params["files"]]:
             put(file, module)
         systemctl("daemon-reload")
         run(params, units, port)
@@ -147,7 +153,7 @@ def main() -> None:
         # The socket first: a question that comes now would start the service again.
         systemctl("stop", *units)
         systemctl("reset-failed", *units)
-        for file in [params["environment"], *params["files"]]:
+        for file in [environment_of(params), *params["files"]]:
             Path(file["path"]).unlink(missing_ok=True)
         systemctl("daemon-reload")
     if problem:

@@ -88,6 +88,13 @@ def test_its_secrets_are_in_a_file_that_only_it_reads(app1: Host) -> None:
     assert app1.run("runuser -u nobody -- cat /etc/quantdesk/quantdesk.env").rc != 0
 
 
+def test_no_secret_is_in_a_process_or_the_journal(app1: Host, admin_token: str) -> None:
+    # Read as files, so that the search itself does not carry the token in its arguments.
+    everything = app1.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' ' '; journalctl --no-pager --quiet")
+    assert len(everything) > 1000
+    assert admin_token not in everything
+
+
 def test_it_needed_no_package_index(app1: Host) -> None:
     # Everything came from the wheelhouse: pip has no cache and no index was ever asked.
     assert app1.check_output(

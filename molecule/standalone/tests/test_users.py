@@ -17,7 +17,7 @@ ALLOWED = [
     ("default", "INFO server", "# Server"),
     ("app", f"SET {OWN} 1", "OK"),
     ("app", f"GET {OWN}", "1"),
-    ("app", f"PUBLISH {OWN} x", "0"),
+    ("app", f"PUBLISH {OWN} x", ""),
     ("app", f"EVAL \"return redis.call('INCRBY', KEYS[1], 1)\" 1 {OWN}:count", ""),
     ("app", "SCAN 0 MATCH qd:lab:* COUNT 1", ""),
     ("exporter", "INFO memory", "# Memory"),
