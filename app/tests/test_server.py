@@ -402,10 +402,11 @@ async def test_a_slow_body_within_its_time_is_taken(hasty: Process) -> None:
 async def test_a_stop_under_load_fails_no_request_and_tells_each_connection(
     tmp_path: Path,
 ) -> None:
-    with Process(tmp_path) as app:
+    """Those that ask once a second are told as well, and when all are, it is over."""
+    with Process(tmp_path, constants={"server.DRAIN": 20.0}) as app:
         under_way = asyncio.Event()
 
-        async def ask() -> list[Answer]:
+        async def ask(pause: float) -> list[Answer]:
             answers: list[Answer] = []
             async with client(app.port) as connection:
                 while not answers or "connection" not in answers[-1].headers:
@@ -413,26 +414,47 @@ async def test_a_stop_under_load_fails_no_request_and_tells_each_connection(
                     answers.append(await connection.get(path))
                     if len(answers) > 3:
                         under_way.set()
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(pause)
                 assert await connection.ended() == b""
             return answers
 
-        async def be_idle() -> None:
-            async with client(app.port) as connection:
-                assert (await connection.get("/health")).status == 200
-                assert await connection.ended(30.0) == b""
-
         async with asyncio.TaskGroup() as group:
-            asking = [group.create_task(ask()) for _ in range(20)]
-            group.create_task(be_idle())
+            asking = [group.create_task(ask(pause)) for pause in (*[0.1] * 20, *[1.0] * 5)]
             await under_way.wait()
             started = time.monotonic()
             stopping = group.create_task(asyncio.to_thread(app.stop, 30.0))
         assert stopping.result() == 0
-        assert time.monotonic() - started < DRAIN + LAST_CALL + SLACK
+        assert time.monotonic() - started < 1.0 + SLACK
         assert all(task.result()[-1].headers["connection"] == "close" for task in asking)
         answers = [answer for task in asking for answer in task.result()]
         assert {answer.status for answer in answers} == {200, 404}
+        assert app.complaints == []
+
+
+async def until_refused(port: int) -> None:
+    with contextlib.suppress(ConnectionRefusedError):
+        while True:
+            async with client(port):
+                await asyncio.sleep(0.02)
+
+
+async def test_a_stop_answers_those_who_came_last_and_closes_those_who_say_nothing(
+    tmp_path: Path,
+) -> None:
+    drain = 0.8
+    limits = {"server.DRAIN": drain, "server.LAST_CALL": 2.0}
+    with Process(tmp_path, constants=limits) as app:
+        async with client(app.port) as idle, client(app.port) as last:
+            assert (await idle.get("/health")).status == 200
+            started = time.monotonic()
+            stopping = asyncio.create_task(asyncio.to_thread(app.stop))
+            await until_refused(app.port)
+            assert time.monotonic() - started >= drain
+            answer = await last.get("/health")
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            assert await last.ended() == await idle.ended() == b""
+        assert await stopping == 0
+        assert time.monotonic() - started < drain + 2.0 + SLACK
         assert app.complaints == []
 
 
