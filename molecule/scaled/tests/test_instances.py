@@ -28,7 +28,10 @@ def sessions_of_backends() -> dict[str, int]:
 def test_a_price_written_through_one_reaches_websockets_on_all(admin_token: str) -> None:
     with ExitStack() as stack:
         sockets = [stack.enter_context(listen("price:SPREAD")) for _ in range(8)]
-        assert sessions_of_backends() == dict.fromkeys(SERVERS, 2)
+        # Some for each: what came before may still be counted as open, so not the same number.
+        shares = sessions_of_backends()
+        assert set(shares) == SERVERS
+        assert min(shares.values()) >= 1, shares
         assert ask("PUT", "/api/prices/SPREAD", {"price": "64250.10"}, admin_token)[0] == 200
         received = [json.loads(websocket.recv(5)) for websocket in sockets]
     assert [message["data"]["price"] for message in received] == ["64250.10"] * 8
