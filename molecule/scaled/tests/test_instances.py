@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 
 import pytest
@@ -33,7 +32,7 @@ def test_a_price_written_through_one_reaches_websockets_on_all(admin_token: str)
         assert set(shares) == SERVERS
         assert min(shares.values()) >= 1, shares
         assert ask("PUT", "/api/prices/SPREAD", {"price": "64250.10"}, admin_token)[0] == 200
-        received = [json.loads(websocket.recv(5)) for websocket in sockets]
+        received = [websocket.recv(5) for websocket in sockets]
     assert [message["data"]["price"] for message in received] == ["64250.10"] * 8
 
 

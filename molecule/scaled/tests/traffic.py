@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from websockets.sync.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from conftest import LAB
 
 ADDRESS, PORT = "127.0.0.1", 3443
+
+Answer = TypeVar("Answer")
 
 
 def trust() -> ssl.SSLContext:
@@ -124,12 +127,49 @@ def ask(
         connection.close()
 
 
+class Listener:
+    """A WebSocket for tests that wait.
+
+    All of them live on one event loop: of two threads at one TLS connection, as the library's own blocking client has
+    them, one can break what the other writes.
+    """
+
+    _loop = asyncio.new_event_loop()
+    _thread: threading.Thread | None = None
+
+    def __init__(self) -> None:
+        if Listener._thread is None:
+            Listener._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+            Listener._thread.start()
+        url = f"wss://{ADDRESS}:{PORT}/ws"
+
+        async def opened() -> ClientConnection:
+            return await connect(url, ssl=trust(), open_timeout=10, close_timeout=2)
+
+        self._socket = self._wait(opened(), 15)
+
+    def send(self, message: dict[str, str]) -> None:
+        """Send a message as JSON."""
+        self._wait(self._socket.send(json.dumps(message)), 5)
+
+    def recv(self, seconds: float) -> Any:
+        """Return the next message, which must come within so many seconds."""
+        return json.loads(self._wait(self._socket.recv(), seconds))
+
+    def close(self) -> None:
+        """End it."""
+        self._wait(self._socket.close(), 5)
+
+    def _wait(self, work: Coroutine[Any, Any, Answer], seconds: float) -> Answer:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
+
+
 @contextmanager
-def listen(channel: str) -> Iterator[ClientConnection]:
+def listen(channel: str) -> Iterator[Listener]:
     """Return a WebSocket through the balancer that has subscribed to a channel."""
-    with connect(f"wss://{ADDRESS}:{PORT}/ws", ssl=trust(), open_timeout=10, close_timeout=2) as websocket:
-        websocket.send(json.dumps({"action": "subscribe", "channel": channel}))
+    with closing(Listener()) as websocket:
+        websocket.send({"action": "subscribe", "channel": channel})
         # An answer to something wrong comes after what was right has been done.
-        websocket.send(json.dumps({"action": "nothing", "channel": channel}))
-        assert json.loads(websocket.recv(5))["success"] is False
+        websocket.send({"action": "nothing", "channel": channel})
+        assert websocket.recv(5)["success"] is False
         yield websocket
