@@ -42,7 +42,7 @@ class Target:
         self.process = process
         self.redis = redis
         self.http = httpx.Client(base_url=process.url, timeout=10)
-        self._database = folder / "quantdesk.db"
+        self.database = folder / "quantdesk.db"
         for symbol in ("A", "BTC-USD"):
             written = self.http.put(f"/api/prices/{symbol}", json={"price": "10"}, headers=AUTH)
             assert written.status_code == 200
@@ -60,7 +60,7 @@ class Target:
 
     def state(self) -> tuple[list[str], dict[bytes, object]]:
         """All that is to last: the database, and of Redis what is not counted or cached."""
-        with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
             rows = list(database.iterdump())
         keys = (b"session", b"presence", b"bystander")
         kept = {key: self.redis.get(key) for key in self.redis.scan_iter(count=1000)}
@@ -230,7 +230,11 @@ WRONG = {
 def test_a_value_of_the_wrong_form_is_refused(target: Target, value: bytes) -> None:
     with nothing_changes(target):
         for route in WITH_BODY:
-            if route == CLEAR and value in (WRONG["space"], WRONG["wide digits"]):
+            if route == CLEAR and value in (
+                WRONG["space"],
+                WRONG["wide digits"],
+                WRONG["right to left"],
+            ):
                 # These are patterns like any other.
                 continue
             assert refused(target.send(*route, with_field(route, value))) in (400, 422)
@@ -471,6 +475,27 @@ def test_nothing_but_a_session_is_one(target: Target) -> None:
     assert not target.redis.exists(f"qd:development:session:{'A' * 43}")
 
 
+def test_a_session_that_has_expired_or_that_the_client_made_up_is_none(target: Target) -> None:
+    begun = target.http.post("/api/sessions", json={"user": "bob"})
+    expired = {"Cookie": f"session={begun.cookies['session']}"}
+    target.http.cookies.clear()
+    with closing(sqlite3.connect(target.database)) as database:
+        database.execute("UPDATE sessions SET expires_at = '2020-01-01' WHERE user_name = 'bob'")
+        database.commit()
+    target.redis.delete(f"qd:development:session:{begun.cookies['session']}")
+    made_up = {"Cookie": f"session={'f' * 43}"}
+    for cookie in (expired, made_up):
+        for method in ("GET", "DELETE"):
+            with nothing_changes(target):
+                answer = target.http.request(method, "/api/sessions/current", headers=cookie)
+                assert refused(answer) == 401
+        # Nor does it become one by coming along when another begins.
+        answer = target.http.post("/api/sessions", json={"user": "bob"}, headers=cookie)
+        assert answer.cookies["session"] not in cookie["Cookie"]
+        target.http.cookies.clear()
+        assert target.http.get("/api/sessions/current", headers=cookie).status_code == 401
+
+
 @pytest.mark.parametrize(
     "user",
     ["a\r\nb", "a\nINFO quantdesk: forged", "\x1b[2J", "a\x00", "\u2028", "a;b", "<b>", "a/../b"],
@@ -588,6 +613,7 @@ PATTERNS = {
     "$(reboot)": 0,
     "MATCH *": 0,
     "COUNT 1": 0,
+    "\u2028*": 0,
     "😀*": 0,
     "e" * 256: 0,
     "*" * 256: 5,
@@ -633,7 +659,7 @@ def keys_of(target: Target, kind: str) -> list[bytes]:
         "*\r\nFLUSHALL",
         "\x7f",
         "\x1b[2J*",
-        "\u2028*",
+        "\x85*",
     ],
     ids=lambda pattern: ascii(pattern[:10]),
 )

@@ -1,6 +1,7 @@
 """What concerns every user of the cache: statistics, clearing, and who may do so."""
 
 import ipaddress
+import re
 import secrets
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
@@ -15,7 +16,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 
 from quantdesk.bodies import decode_body, describe_body
 from quantdesk.bus import RESET_STATS
-from quantdesk.errors import AnyRequest, Unprocessable
+from quantdesk.errors import BODY_ERRORS, LIMIT_ERRORS, AnyRequest, Unprocessable, error_spec
 from quantdesk.gateway import Gateway, RedisRefused, RedisUnavailable, Status
 from quantdesk.settings import Settings
 from quantdesk.state import Services, State
@@ -87,6 +88,9 @@ class StatsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 _clear_decoder = msgspec.json.Decoder(ClearRequest)
 
+# The characters of C0 and C1, which nobody means by a pattern.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 _CLEAR_SCHEMA: Final = Schema(
     type=OpenAPIType.OBJECT,
     required=["pattern"],
@@ -95,10 +99,18 @@ _CLEAR_SCHEMA: Final = Schema(
             type=OpenAPIType.STRING,
             min_length=1,
             max_length=MAX_PATTERN,
+            pattern=r"^[^\u0000-\u001f\u007f-\u009f]*$",
             description="A glob on the keys of prices, portfolios and orders, such as price:*",
         )
     },
+    additional_properties=False,
 )
+# What every route may answer with that needs the admin token.
+ADMIN_ERRORS: Final = {
+    401: error_spec("The token is missing or wrong"),
+    403: error_spec("No token is configured and the caller is not local"),
+    **LIMIT_ERRORS,
+}
 
 
 def require_admin(
@@ -148,7 +160,7 @@ def _is_local(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
         return False
 
 
-@get("/api/redis/stats")
+@get("/api/redis/stats", responses=LIMIT_ERRORS)
 async def stats(services: Services) -> StatsAnswer:
     """Answer with this instance's counts and Redis' memory."""
     counts = services.stats.current
@@ -174,17 +186,23 @@ async def stats(services: Services) -> StatsAnswer:
     "/api/redis/clear",
     guards=[require_admin],
     operation_class=describe_body(_CLEAR_SCHEMA),
+    responses={
+        **ADMIN_ERRORS,
+        **BODY_ERRORS,
+        422: error_spec("The pattern is not one"),
+        503: error_spec("Redis is not available"),
+    },
     status_code=200,
 )
 async def clear(request: AnyRequest, services: Services) -> ClearAnswer:
     """Remove the cached prices, portfolios and orders that a pattern matches, nothing else."""
     pattern = (await decode_body(request, _clear_decoder)).pattern
-    if not pattern.isprintable():
+    if _CONTROL.search(pattern):
         raise Unprocessable("The pattern must not contain control characters")
     return ClearAnswer(data=Cleared(pattern, await services.cache.clear(pattern)))
 
 
-@post("/api/redis/reset-stats", guards=[require_admin], status_code=200)
+@post("/api/redis/reset-stats", guards=[require_admin], responses=ADMIN_ERRORS, status_code=200)
 async def reset_stats(services: Services) -> Done:
     """Count anew here, and on the other instances as far as Redis reaches them."""
     services.stats.reset()

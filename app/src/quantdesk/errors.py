@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
 from sqlalchemy.exc import SQLAlchemyError
 
 from quantdesk.gateway import RedisRefused, RedisUnavailable
@@ -42,6 +43,22 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
     success: bool = False
     error: ErrorDetail
+
+
+def error_spec(description: str) -> ResponseSpec:
+    """Describe an error that a route answers with."""
+    return ResponseSpec(ErrorBody, generate_examples=False, description=description)
+
+
+# What every limited route may answer with, every one that asks the database, and every one that
+# reads a body.
+LIMIT_ERRORS: Final = {429: error_spec("The client's rate limit is used up")}
+COMMON_ERRORS: Final = {**LIMIT_ERRORS, 503: error_spec("The database is not available")}
+BODY_ERRORS: Final = {
+    400: error_spec("The body is not JSON"),
+    408: error_spec("The body did not arrive in time"),
+    413: error_spec("The body is too large"),
+}
 
 
 class Unprocessable(HTTPException):

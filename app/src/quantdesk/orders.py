@@ -21,15 +21,9 @@ from quantdesk.database import (
     UnknownSymbol,
 )
 from quantdesk.decimals import AMOUNT_SCHEMA, parse_amount
-from quantdesk.errors import AnyRequest, Unprocessable
+from quantdesk.errors import BODY_ERRORS, AnyRequest, Unprocessable, error_spec
 from quantdesk.prices import SYMBOL
-from quantdesk.sessions import (
-    BODY_ERRORS,
-    SESSION_ERRORS,
-    current_session,
-    error_spec,
-    optional_text,
-)
+from quantdesk.sessions import SESSION_ERRORS, current_session, optional_text
 from quantdesk.state import Services
 
 # One form for each id, so that one order has one entry in the cache.

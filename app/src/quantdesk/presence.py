@@ -11,15 +11,8 @@ from litestar.params import QueryParameter
 
 from quantdesk.bodies import decode_body, describe_body
 from quantdesk.database import Presence, PresenceStatus
-from quantdesk.errors import AnyRequest, Unprocessable
-from quantdesk.sessions import (
-    BODY_ERRORS,
-    SESSION_ERRORS,
-    USER,
-    current_session,
-    error_spec,
-    optional_text,
-)
+from quantdesk.errors import BODY_ERRORS, AnyRequest, Unprocessable, error_spec
+from quantdesk.sessions import SESSION_ERRORS, USER, current_session, optional_text
 from quantdesk.state import Services
 
 _UserQuery = Annotated[

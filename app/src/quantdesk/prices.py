@@ -7,18 +7,17 @@ from typing import Annotated, Any, Final
 import msgspec
 from litestar import Response, get, put
 from litestar.exceptions import NotFoundException
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import PathParameter
 from sqlalchemy.exc import SQLAlchemyError
 
-from quantdesk.admin import require_admin
+from quantdesk.admin import ADMIN_ERRORS, require_admin
 from quantdesk.bodies import decode_body, describe_body
 from quantdesk.cache import Lookup
 from quantdesk.database import Price
 from quantdesk.decimals import AMOUNT_SCHEMA, parse_amount
-from quantdesk.errors import AnyRequest, ErrorBody, Unprocessable
+from quantdesk.errors import BODY_ERRORS, COMMON_ERRORS, AnyRequest, Unprocessable, error_spec
 from quantdesk.state import Services, State
 
 SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}", re.ASCII)
@@ -60,28 +59,20 @@ _price_decoder = msgspec.json.Decoder(Price)
 _UPDATE_SCHEMA: Final = Schema(
     type=OpenAPIType.OBJECT,
     required=["price"],
-    properties={
-        "price": AMOUNT_SCHEMA,
-    },
+    properties={"price": AMOUNT_SCHEMA},
+    additional_properties=False,
 )
 
-
-def _error(description: str) -> ResponseSpec:
-    return ResponseSpec(ErrorBody, generate_examples=False, description=description)
-
-
 _READ_ERRORS: Final = {
-    404: _error("The symbol has no price"),
-    422: _error("The symbol is not one"),
-    503: _error("The database is not available"),
+    404: error_spec("The symbol has no price"),
+    422: error_spec("The symbol is not one"),
+    **COMMON_ERRORS,
 }
 _WRITE_ERRORS: Final = {
-    400: _error("The body is not JSON"),
-    401: _error("The token is missing or wrong"),
-    403: _error("No token is configured and the caller is not local"),
-    413: _error("The body is too large"),
-    422: _error("The symbol is not one, or the price is not acceptable"),
-    503: _error("The database is not available"),
+    **ADMIN_ERRORS,
+    **BODY_ERRORS,
+    422: error_spec("The symbol is not one, or the price is not acceptable"),
+    **COMMON_ERRORS,
 }
 
 

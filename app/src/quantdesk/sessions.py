@@ -12,7 +12,6 @@ from typing import Any, Final
 import msgspec
 from litestar import Response, delete, get, post
 from litestar.exceptions import NotAuthorizedException
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import UNSET, UnsetType
@@ -20,7 +19,7 @@ from msgspec import UNSET, UnsetType
 from quantdesk.bodies import decode_body, describe_body
 from quantdesk.cache import DELETED, Outcome
 from quantdesk.database import Session
-from quantdesk.errors import AnyRequest, ErrorBody, Unprocessable
+from quantdesk.errors import BODY_ERRORS, COMMON_ERRORS, AnyRequest, Unprocessable, error_spec
 from quantdesk.state import Services, State
 
 COOKIE: Final = "session"
@@ -68,27 +67,13 @@ _request_decoder = msgspec.json.Decoder(SessionRequest)
 _decoder = msgspec.json.Decoder(Session)
 
 
-def error_spec(description: str) -> ResponseSpec:
-    """Describe an error that a route answers with."""
-    return ResponseSpec(ErrorBody, generate_examples=False, description=description)
-
-
 def optional_text(pattern: re.Pattern[str]) -> dict[str, Any]:
     """Return what the schema of a parameter that may be left out says: text, and never null."""
     return {"one_of": None, "type": OpenAPIType.STRING, "pattern": f"^{pattern.pattern}$"}
 
 
-# What every route below may answer with, and every one that needs a session.
-COMMON_ERRORS: Final = {
-    429: error_spec("The client's rate limit is used up"),
-    503: error_spec("The database is not available"),
-}
+# What every route that needs a session may answer with.
 SESSION_ERRORS: Final = {401: error_spec("There is no session"), **COMMON_ERRORS}
-BODY_ERRORS: Final = {
-    400: error_spec("The body is not JSON"),
-    408: error_spec("The body did not arrive in time"),
-    413: error_spec("The body is too large"),
-}
 
 
 def new_id() -> str:
