@@ -98,7 +98,7 @@ class Limiter:
             self._settle_here(client, batch)
 
     def _settle(self, client: str, batch: _Batch, taken: int, used: int, left_ms: int) -> None:
-        reset = math.ceil(left_ms / 1000)
+        reset = max(1, math.ceil(left_ms / 1000))
         if used >= self.limit:
             self._remember(client, used, time.monotonic() + left_ms / 1000)
         for index, waiter in enumerate(batch.takers):
