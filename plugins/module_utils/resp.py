@@ -118,6 +118,11 @@ class Client:
         """Return what a verified certificate of the server says, as ssl.SSLSocket.getpeercert(); empty in plaintext."""
         return (self._socket.getpeercert() or {}) if isinstance(self._socket, ssl.SSLSocket) else {}
 
+    def send(self, *words: str) -> BinaryIO:
+        """Send one command and return the connection's bytes, for what is no reply: a replication stream."""
+        self._socket.sendall(encode(*words))
+        return self._stream
+
     def pipeline(self, commands: Sequence[Sequence[str]]) -> list[Reply]:
         """Send all commands at once and return their replies in order, error replies included."""
         self._socket.sendall(b"".join(encode(*command) for command in commands))

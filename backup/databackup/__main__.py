@@ -1,0 +1,291 @@
+"""databackup: back the data of this host up, and bring them back.
+
+    databackup backup NAME                  one backup, as the timer makes it
+    databackup list [NAME]                  what there is in the repository
+    databackup restore NAME [--backup ID | --as-of TIME] [--dry-run]
+    databackup recover NAME                 put the old data back after a restore that was cut off
+    databackup status [NAME]                when each source was last backed up
+    databackup maintain                     forget what is too old, and check the repository
+    databackup init | check | unlock        the repository itself
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 75 another run has the source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+from databackup import catalog, kinds, settings, status
+from databackup.errors import Busy, Failed
+from databackup.restic import Restic
+
+FAILED, BUSY = 1, 75
+
+
+def say(text: str) -> None:
+    """Print a line of progress, for the journal or a terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def only_one(source: settings.Source, what: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold the source's lock; raises Busy when another run has it for longer than `wait` seconds."""
+    folder = Path(source.state)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / f"{source.name}.lock").open("a+") as file:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    raise Busy(f"{source.name}: another run has it ({file.read().strip() or 'unknown'})") from None
+                time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"{what}, process {os.getpid()}, since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def backup(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Make one backup of a source."""
+    source = settings.source(arguments.name, arguments.config)
+    restic = Restic(settings.repository(arguments.config))
+    with only_one(source, "a backup"):
+        began = time.monotonic()
+        try:
+            result = kinds.of(source, say).backup(restic)
+        except BaseException as error:
+            status.record_failure(source, str(error) or type(error).__name__)
+            raise
+        result["seconds"] = round(time.monotonic() - began, 2)
+        status.record_success(source, result)
+    if "skipped" in result:
+        say(f"{source.name}: {result['skipped']}")
+    else:
+        say(
+            f"{source.name}: backup {result['id'][:8]} with {result['items']} items, {result['bytes']} bytes, "
+            f"in {result['seconds']} s"
+        )
+    result.pop("files", None)
+    return result
+
+
+def chosen(arguments: argparse.Namespace, source: settings.Source, restic: Restic) -> catalog.Backup:
+    """Return the backup that the arguments ask for."""
+    wanted = arguments.source or source.name
+    tags = [f"source={wanted}"]
+    # Asked for by its id, a backup of another environment is found, and refused by name.
+    if arguments.backup == "latest":
+        tags.append(f"environment={arguments.environment or source.environment}")
+    found = catalog.backups(restic, *tags)
+    if arguments.host:
+        found = [backup for backup in found if backup.host == arguments.host]
+    return catalog.choose(found, arguments.backup, arguments.as_of, wanted)
+
+
+def restore(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Bring a backup back."""
+    source = settings.source(arguments.name, arguments.config)
+    restic = Restic(settings.repository(arguments.config))
+    with only_one(source, "a restore", wait=arguments.wait):
+        began = time.monotonic()
+        say("Asking the repository")
+        wanted = chosen(arguments, source, restic)
+        manifest = catalog.manifest(restic, wanted)
+        age = (datetime.now(UTC) - wanted.time).total_seconds()
+        result: dict[str, Any] = {
+            "source": source.name,
+            "backup": wanted.id,
+            "host": wanted.host,
+            "time": wanted.time.isoformat(),
+            "age_seconds": round(age),
+            "items": manifest["items"],
+            "bytes": manifest["bytes"],
+        }
+        say(f"Backup {wanted.id[:8]} of {wanted.host}, {wanted.time:%Y-%m-%dT%H:%M:%SZ}: {manifest['items']} items")
+        kind = kinds.of(source, say)
+        environment = arguments.environment or source.environment
+        if arguments.dry_run:
+            kind.check(manifest, environment)
+            return {**result, "dry_run": True, "would": kind.would(manifest)}
+        result |= kind.restore(restic, wanted.id, manifest, environment, arguments.verify == "digest")
+        result["seconds"]["total"] = round(time.monotonic() - began, 2)
+    say(
+        f"{source.name}: restored in {result['seconds']['total']} s"
+        + (f"; kept: {result['kept']}" if result["kept"] else "")
+    )
+    return result
+
+
+def fetch(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write the data of a backup into a file, checked, and touch nothing else."""
+    source = settings.source(arguments.name, arguments.config)
+    restic = Restic(settings.repository(arguments.config))
+    wanted = chosen(arguments, source, restic)
+    manifest = catalog.manifest(restic, wanted)
+    return {"backup": wanted.id, **kinds.fetch(restic, manifest, Path(arguments.to))}
+
+
+def recover(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Put the old data back after a restore that was cut off."""
+    source = settings.source(arguments.name, arguments.config)
+    with only_one(source, "a recovery"):
+        done = kinds.of(source, say).recover()
+    say(done or f"{source.name}: no restore was cut off; nothing to do")
+    return {"recovered": bool(done)}
+
+
+def listing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """List the backups."""
+    restic = Restic(settings.repository(arguments.config))
+    tags = [f"source={arguments.name}"] if arguments.name else []
+    found = catalog.backups(restic, *tags)
+    say(catalog.HEADING if found else "there is no backup in the repository")
+    for item in found:
+        say(item.line)
+    return {"backups": [{"id": b.id, "time": b.time.isoformat(), "host": b.host, **b.facts} for b in found]}
+
+
+def tell_status(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Say when each source was last backed up; fails where that is too long ago."""
+    names = [arguments.name] if arguments.name else settings.names(arguments.config)
+    told = {name: status.tell(settings.source(name, arguments.config)) for name in names}
+    for name, facts in told.items():
+        say(f"{name}: {facts['text']}")
+    if not all(facts["ok"] for facts in told.values()):
+        raise Failed("; ".join(f"{name}: {facts['text']}" for name, facts in told.items() if not facts["ok"]))
+    return {"sources": told}
+
+
+def maintain(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Forget what the policy does not keep, remove what a cut-off run has left, and check the repository."""
+    repository = settings.repository(arguments.config)
+    restic = Restic(repository)
+    left = catalog.orphans(restic, datetime.now(UTC) - timedelta(hours=1))
+    if left:
+        say(f"Removing {len(left)} snapshots of runs that were cut off")
+        restic.run("forget", *left, what="left-overs cannot be removed")
+    say("Forgetting what is too old")
+    restic.run(
+        "forget",
+        "--tag",
+        catalog.PROGRAM,
+        "--group-by",
+        "host,paths",
+        *repository.retention,
+        "--prune",
+        what="old backups cannot be removed",
+    )
+    return check(arguments)
+
+
+def check(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Have restic check the repository."""
+    repository = settings.repository(arguments.config)
+    say("Checking the repository")
+    Restic(repository).run("check", *repository.check, what="the repository is not sound")
+    say("The repository is sound")
+    return {"sound": True}
+
+
+def init(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Make the repository where there is none."""
+    restic = Restic(settings.repository(arguments.config))
+    there = restic.exists()
+    if not there:
+        restic.run("init", what="the repository cannot be made")
+        say("The repository was made")
+    return {"changed": not there}
+
+
+def unlock(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Remove all locks of the repository."""
+    Restic(settings.repository(arguments.config)).run("unlock", "--remove-all", what="the locks cannot be removed")
+    return {}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    top = argparse.ArgumentParser(prog="databackup", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    top.add_argument("--config", type=Path, default=settings.FOLDER, help=argparse.SUPPRESS)
+    top.add_argument("--json", action="store_true", help="print the result as one line of JSON")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Any, *, named: str = "") -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=run.__doc__)
+        command.set_defaults(run=run)
+        if named:
+            command.add_argument("name", metavar="NAME", nargs="?" if named == "?" else None, default="")
+        return command
+
+    def add_choice(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--backup", default="latest", help="latest, or an id from the list")
+        command.add_argument("--as-of", default="", help="the last one up to this time, such as 2026-01-31T14:00:00Z")
+        command.add_argument("--host", default="", help="only of this host")
+        command.add_argument("--source", default="", help="of a source with another name")
+        command.add_argument("--environment", default="", help="take one of another environment")
+
+    add("backup", backup, named="NAME")
+    command = add("restore", restore, named="NAME")
+    add_choice(command)
+    command.add_argument("--dry-run", action="store_true", help="check everything that can be, and change nothing")
+    command.add_argument("--verify", choices=["digest", "count"], default="digest", help="how live data are compared")
+    command.add_argument("--wait", type=float, default=60.0, help="seconds to wait for a backup that runs")
+    command = add("fetch", fetch, named="NAME")
+    add_choice(command)
+    command.add_argument("--to", required=True, help="file to write")
+    add("recover", recover, named="NAME")
+    add("list", listing, named="?")
+    add("status", tell_status, named="?")
+    for name, run in (("maintain", maintain), ("check", check), ("init", init), ("unlock", unlock)):
+        add(name, run)
+    return top
+
+
+def interrupted(number: int, _frame: Any) -> NoReturn:
+    """End as for an error, so that everything is put back."""
+    # A second one must not cut that short.
+    for other in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
+    raise Failed(f"ended by {signal.Signals(number).name}")
+
+
+def main() -> int:
+    """Run as a command."""
+    os.umask(0o077)
+    arguments = parser().parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, interrupted)
+    try:
+        result = arguments.run(arguments)
+    except Failed as failure:
+        # The journal shows a line with this prefix as an error; a terminal shows it as text.
+        mark = "" if sys.stderr.isatty() or arguments.json else "<3>"
+        say(f"{mark}databackup: {failure}")
+        if arguments.json:
+            print(json.dumps({"failed": True, "msg": str(failure)}))
+        return BUSY if isinstance(failure, Busy) else FAILED
+    if arguments.json:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The digest of an RDB in a process of its own, beside whoever reads or writes the data: it takes a whole core."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from databackup import rdb
+from databackup.errors import Failed
+
+CHUNK = 1 << 20
+# Sent for the end of the data.
+END = -1
+
+CONTEXT = multiprocessing.get_context("fork")
+Answer = rdb.Summary | str
+
+
+def _chunks(file: int, news: Connection) -> Iterator[bytes]:
+    at = size = 0
+    done = False
+    while True:
+        while at < size:
+            data = os.pread(file, min(CHUNK, size - at), at)
+            if not data:
+                raise rdb.Damaged("the file ends before its end")
+            at += len(data)
+            yield data
+        if done:
+            return
+        message = news.recv()
+        while True:
+            if message == END:
+                done = True
+            else:
+                size = message
+            if done or not news.poll():
+                break
+            message = news.recv()
+
+
+def _work(file: int, news: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        answer: Answer = rdb.summarize(_chunks(file, news))
+    except (rdb.Damaged, OSError) as error:
+        answer = str(error)
+    except EOFError:
+        return
+    with suppress(BrokenPipeError):
+        news.send(answer)
+
+
+class Digester:
+    """Reads a file that may still grow; `advance` tells it how far."""
+
+    def __init__(self, file: int) -> None:
+        """Begin with an open file's data, from its first byte."""
+        self.news, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=_work, args=(file, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def advance(self, size: int) -> None:
+        """Say that so many bytes are there."""
+        with suppress(BrokenPipeError):
+            self.news.send(size)
+
+    def result(self) -> rdb.Summary:
+        """Say that there is no more, and return what is in the file; raises Failed for what is no whole snapshot."""
+        with suppress(BrokenPipeError):
+            self.news.send(END)
+        try:
+            answer: Answer = self.news.recv()
+        except EOFError:
+            raise Failed("the process that takes the digest was killed; is this host short of memory?") from None
+        self.process.join()
+        if isinstance(answer, str):
+            raise Failed(f"the snapshot is damaged: {answer}")
+        return answer
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self.news.close()
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+
+
+def of_file(path: str) -> Digester:
+    """Return a digester of a whole file."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        digester = Digester(file)
+        digester.advance(os.fstat(file).st_size)
+        return digester
+    finally:
+        os.close(file)

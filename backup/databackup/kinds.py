@@ -1,0 +1,116 @@
+"""The kinds of sources, each with the same few verbs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from databackup import redis_backup
+from databackup.errors import Failed
+from databackup.redis_restore import Target, restore
+from databackup.restic import Restic
+from databackup.service import Unit
+from databackup.settings import Source
+
+Say = Callable[[str], None]
+
+
+class Kind(Protocol):
+    """What a kind of source can do. All raise Failed with a message for an operator."""
+
+    def backup(self, restic: Restic) -> dict[str, Any]:
+        """Write a backup and return its manifest."""
+
+    def check(self, manifest: dict[str, Any], environment: str) -> None:
+        """Refuse a backup that does not fit; changes nothing."""
+
+    def would(self, manifest: dict[str, Any]) -> list[str]:
+        """Say what a restore would do."""
+
+    def restore(
+        self, restic: Restic, backup: str, manifest: dict[str, Any], environment: str, full: bool
+    ) -> dict[str, Any]:
+        """Restore a backup, or leave everything as it was."""
+
+    def recover(self) -> str:
+        """Undo a restore that was cut off; return what was done, or nothing."""
+
+
+class Redis:
+    """A Redis server."""
+
+    def __init__(self, source: Source, say: Say) -> None:
+        self.source = source
+        self.say = say
+
+    def _target(self) -> Target:
+        options = self.source.options
+        return Target(self.source, Unit(options["unit"], options["command"]), self.say)
+
+    def backup(self, restic: Restic) -> dict[str, Any]:
+        """Write a backup, unless a replica does."""
+        if (Path(self.source.options["data"]) / ".restore.json").exists():
+            raise Failed(f"a restore was cut off; `databackup recover {self.source.name}` puts the old data back")
+        return redis_backup.backup(self.source, restic, self.say)
+
+    def check(self, manifest: dict[str, Any], environment: str) -> None:
+        """Refuse a backup of another environment, of a newer Redis, or one that does not fit memory or disk."""
+        self._target().check(manifest, environment)
+
+    def would(self, manifest: dict[str, Any]) -> list[str]:
+        """Say what a restore would do."""
+        data, unit = self.source.options["data"], self.source.options["unit"]
+        return [
+            f"fetch {manifest['bytes']} bytes into {data} and compare their SHA-256",
+            f"stop {unit}",
+            f"move what is in {data} into a folder before-restore-… in it",
+            f"start {unit} out of its clients' reach and compare {manifest['items']} keys and their digest",
+            "let the clients in; or, if anything is wrong, put back what was there",
+        ]
+
+    def restore(
+        self, restic: Restic, backup: str, manifest: dict[str, Any], environment: str, full: bool
+    ) -> dict[str, Any]:
+        """Restore a backup, or leave everything as it was."""
+        return restore(self._target(), restic, backup, manifest, environment, full)
+
+    def recover(self) -> str:
+        """Undo a restore that was cut off."""
+        return self._target().recover()
+
+
+def of(source: Source, say: Say) -> Kind:
+    """Return the kind of a source; raises Failed for an unknown one."""
+    if source.kind == "redis":
+        return Redis(source, say)
+    raise Failed(f"source {source.name}: found kind {source.kind!r}; expected redis")
+
+
+SUFFIXES = {"redis": "rdb"}
+
+
+def fetch(restic: Restic, manifest: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Write a backup's data into a file that was not there, and compare size and SHA-256."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    hashed = hashlib.sha256()
+    size = 0
+    try:
+        with partial.open("xb") as file:
+            for chunk in restic.read(str(manifest["data"]), f"/{manifest['source']}.{SUFFIXES[manifest['kind']]}"):
+                file.write(chunk)
+                hashed.update(chunk)
+                size += len(chunk)
+        if (size, hashed.hexdigest()) != (int(manifest["bytes"]), manifest["sha256"]):
+            raise Failed(
+                f"the backup is damaged: found {size} bytes with SHA-256 {hashed.hexdigest()[:12]}…, expected "
+                f"{manifest['bytes']} with {str(manifest['sha256'])[:12]}…; choose another backup"
+            )
+        os.link(partial, path)
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return {"path": str(path), "bytes": size}

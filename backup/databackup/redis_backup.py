@@ -1,0 +1,176 @@
+"""Back a Redis server up while it serves."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from databackup import catalog
+from databackup.digest import Digester
+from databackup.errors import Failed
+from databackup.redis_server import connect, credentials, info
+from databackup.replication import Snapshot
+from databackup.resp import ErrorReply, ProtocolError
+from databackup.restic import Restic, Writer
+from databackup.settings import Source
+from databackup.spool import Spool, Stopped
+
+Say = Callable[[str], None]
+# Between two words on a long transfer, and what may be left on the spool's disk: bytes.
+STEP = 256 << 20
+MARGIN = 64 << 20
+
+
+def left_to_replica(told: dict[str, str], peers: list[str]) -> str:
+    """Return the address of a replica that is well and backs itself up, if there is one."""
+    if told.get("role") != "master":
+        return ""
+    for name, text in told.items():
+        if re.fullmatch("slave[0-9]+", name):
+            values = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+            if values.get("ip") in peers and values.get("state") == "online" and int(values.get("lag", 99)) <= 10:
+                return values["ip"]
+    return ""
+
+
+def backup(source: Source, restic: Restic, say: Say) -> dict[str, Any]:
+    """Write one backup and return its manifest, with `id`; or `skipped`, where a replica does it.
+
+    Raises Failed, and then there is no new backup.
+    """
+    options = source.options
+    with connect(options["server"], credentials(options["credentials_file"])) as client:
+        told = info(client, "server", "persistence", "replication", "memory")
+        replica = left_to_replica(told, options.get("peers", []))
+        if replica:
+            return {"skipped": f"the replica {replica} backs this data up"}
+        if told.get("loading", "0") != "0":
+            raise Failed("Redis is still loading its data; what it has is not all. The next run tries again")
+        if told.get("role") == "slave" and told.get("master_link_status") != "up":
+            raise Failed("this replica has lost its primary, its data may be old; the next run tries again")
+        spool_folder = f"{source.state}/spool"
+        Path(spool_folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        free, needed = shutil.disk_usage(spool_folder).free, int(told.get("used_memory", 0)) + MARGIN
+        if free < needed:
+            raise Failed(
+                f"{spool_folder}: found {free >> 20} MiB free; expected room for a snapshot, {needed >> 20} MiB"
+            )
+        when = datetime.now(UTC).replace(microsecond=0)
+        try:
+            snapshot = Snapshot(client)
+            result = _transfer(source, restic, snapshot, when, say)
+        except (OSError, ProtocolError) as error:
+            raise Failed(f"the snapshot was cut off: {error}") from None
+        except ErrorReply as error:
+            raise Failed(f"Redis gives no snapshot: {error}") from None
+    manifest = {
+        "kind": "redis",
+        "source": source.name,
+        "environment": source.environment,
+        "host": source.host,
+        "time": when.isoformat(),
+        "role": told.get("role"),
+        "replication_id": snapshot.replication_id,
+        "replication_offset": snapshot.offset,
+        **result,
+        "files": {
+            path: Path(path).read_text(errors="replace") for path in options.get("files", []) if os.path.exists(path)
+        },
+    }
+    return {**manifest, "id": catalog.write_manifest(restic, source, manifest, when)}
+
+
+def _transfer(source: Source, restic: Restic, snapshot: Snapshot, when: datetime, say: Say) -> dict[str, Any]:
+    """Take the snapshot, check it, and write it; return what the manifest says of the data."""
+    spool = Spool(f"{source.state}/spool")
+    digester = Digester(spool.file.fileno())
+    try:
+        upload = Upload(spool, catalog.open_data(restic, source, "rdb", when))
+        try:
+            hashed = hashlib.sha256()
+            said = 0
+            for data in snapshot.chunks():
+                spool.write(data)
+                hashed.update(data)
+                digester.advance(spool.size)
+                if upload.failure:
+                    break
+                if spool.size - said >= STEP:
+                    said = spool.size
+                    say(f"{said >> 20} MiB of the snapshot are here")
+            if not upload.failure:
+                spool.finish()
+                _check(spool.file.fileno(), digester, summary := digester.result())
+            # Only now does restic see the end of the data, without which it makes no snapshot.
+            written = upload.commit()
+        finally:
+            upload.close()
+    finally:
+        digester.close()
+        spool.close()
+    return {
+        "items": summary.keys,
+        "items_that_expire": summary.volatile,
+        "digest": summary.digest,
+        "bytes": spool.size,
+        "sha256": hashed.hexdigest(),
+        "rdb_version": summary.version,
+        "redis_version": summary.about.get("redis-ver", ""),
+        "used_memory": int(summary.about.get("used-mem", 0)),
+        "data": written,
+    }
+
+
+def _check(file: int, digester: Digester, summary: Any) -> None:
+    """Have Redis' own tool read the snapshot; raises Failed if it finds other than the digest did."""
+    # A path of this process' descriptors opens the file anew, at its beginning, though it has no name.
+    done = subprocess.run(
+        ["redis-check-rdb", f"/proc/self/fd/{file}"], pass_fds=[file], capture_output=True, text=True, check=False
+    )
+    counted = re.search(r"\[info\] ([0-9]+) keys read", done.stdout)
+    if done.returncode != 0 or counted is None:
+        raise Failed(f"redis-check-rdb refuses the snapshot: {' / '.join(done.stdout.strip().splitlines()[-3:])}")
+    if int(counted[1]) != summary.keys:
+        raise Failed(f"redis-check-rdb counts {counted[1]} keys in the snapshot, the digest {summary.keys}")
+
+
+class Upload:
+    """Hands a spool to restic in a thread of its own."""
+
+    def __init__(self, spool: Spool, writer: Writer) -> None:
+        self.spool = spool
+        self.writer = writer
+        self.failure: Failed | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            for data in self.spool.chunks():
+                self.writer.write(data)
+        except Failed as failure:
+            self.failure = failure
+        except Stopped:
+            pass
+
+    def commit(self) -> str:
+        """Wait until all is handed over, and return the snapshot's id; raises Failed when restic has ended."""
+        if not self.failure:
+            self.thread.join()
+        if self.failure:
+            raise self.failure
+        return self.writer.commit()
+
+    def close(self) -> None:
+        """End what still runs; without `commit` there is no snapshot."""
+        self.spool.finish(stopped=True)
+        self.writer.abort()
+        self.thread.join()

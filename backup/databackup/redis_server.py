@@ -1,0 +1,117 @@
+"""A Redis server on this host: how to reach it, and what its configuration file says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any, ClassVar
+
+from databackup.errors import Failed
+from databackup.resp import Client, ErrorReply, ProtocolError
+
+
+def credentials(file: str) -> tuple[str, str] | None:
+    """Return user and password from a file with REDISCLI_USER=… and REDISCLI_AUTH=…; None for no file."""
+    if not file:
+        return None
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError as error:
+        raise Failed(f"{file}: {error.strerror}; the roles redis and backup write it") from None
+    values = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    if not values.get("REDISCLI_AUTH"):
+        raise Failed(f"{file}: found no REDISCLI_AUTH; expected the password of a user of Redis")
+    return values.get("REDISCLI_USER", "default"), values["REDISCLI_AUTH"]
+
+
+def connect(server: dict[str, Any], login: tuple[str, str] | None, timeout: float = 60.0) -> Client:
+    """Return a connection that is logged in; raises Failed when none comes about."""
+    where = f"Redis on {server.get('host', '127.0.0.1')}:{server['port']}"
+    try:
+        client = Client(
+            server.get("host", "127.0.0.1"),
+            server["port"],
+            ca_file=server.get("ca_file"),
+            server_name=server.get("server_name"),
+            cert_file=server.get("cert_file"),
+            key_file=server.get("key_file"),
+            timeout=timeout,
+        )
+    except OSError as error:
+        raise Failed(f"{where} cannot be reached: {error}") from None
+    try:
+        if login is not None:
+            client.call("AUTH", *login)
+        client.call("PING")
+    except ErrorReply as error:
+        if not str(error).startswith(("LOADING", "MISCONF", "MASTERDOWN")):
+            client.close()
+            user = login[0] if login else "default"
+            raise Failed(f"{where} refuses the user {user}: {error}") from None
+    except (OSError, ProtocolError) as error:
+        client.close()
+        raise Failed(f"{where} does not answer: {error}") from None
+    return client
+
+
+def info(client: Client, *sections: str) -> dict[str, str]:
+    """Return what INFO says."""
+    found: dict[str, str] = {}
+    for section in sections:
+        text = str(client.call("INFO", section))
+        found |= dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
+    return found
+
+
+class Configuration:
+    """The directives of a redis.conf; the last of a name counts."""
+
+    DEFAULTS: ClassVar = {
+        "appendonly": "no",
+        "appenddirname": "appendonlydir",
+        "appendfilename": "appendonly.aof",
+        "dbfilename": "dump.rdb",
+        "bind": "* -::*",
+        "port": "6379",
+        "tls-port": "0",
+        "maxmemory": "0",
+        "rdbcompression": "yes",
+    }
+    UNITS: ClassVar = {"": 1, "b": 1, "k": 10**3, "kb": 2**10, "m": 10**6, "mb": 2**20, "g": 10**9, "gb": 2**30}
+
+    def __init__(self, file: str) -> None:
+        """Read the file; raises Failed when that cannot be."""
+        self.values = dict(self.DEFAULTS)
+        try:
+            for line in Path(file).read_text(errors="surrogateescape").splitlines():
+                words = line.split(None, 1)
+                if len(words) == 2 and not line.lstrip().startswith("#"):
+                    self.values[words[0].lower()] = words[1]
+        except OSError as error:
+            raise Failed(f"{file}: {error.strerror}; is Redis set up here? (playbooks/redis.yml)") from None
+
+    def __getitem__(self, name: str) -> str:
+        """Return a directive's words as one text, without quotes."""
+        return " ".join(shlex.split(self.values[name]))
+
+    @property
+    def maxmemory(self) -> int:
+        """The limit in bytes; 0 is none."""
+        match = re.fullmatch(r"([0-9]+)([a-z]*)", self["maxmemory"].lower())
+        if match is None or match[2] not in self.UNITS:
+            raise Failed(f"redis.conf: found maxmemory {self['maxmemory']!r}; expected a size such as 512mb")
+        return int(match[1]) * self.UNITS[match[2]]
+
+
+def version_of(binary: str) -> tuple[int, ...]:
+    """Return the version of an installed server."""
+    try:
+        text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        raise Failed(f"{binary}: {error.strerror}; is Redis installed here? (playbooks/redis.yml)") from None
+    match = re.search(r"v=([0-9]+(?:\.[0-9]+)*)", text)
+    if match is None:
+        raise Failed(f"{binary} --version: found {text.strip()!r}; expected a Redis server")
+    return tuple(map(int, match[1].split(".")))

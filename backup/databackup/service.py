@@ -1,0 +1,84 @@
+"""A unit of systemd that a restore stops, starts apart from its clients, and gives back."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from databackup.errors import Failed
+
+RUNTIME = Path("/run/systemd/system")
+
+
+def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+
+
+class Unit:
+    """What is asked of the system that runs a server; tests that have no systemd bring their own."""
+
+    def __init__(self, name: str, command: list[str]) -> None:
+        """`command` is what the unit starts, to which `start_apart` adds arguments."""
+        self.name = name
+        self.command = command
+        self.drop_in = RUNTIME / f"{name}.d" / "restore.conf"
+
+    def active(self) -> bool:
+        """Tell whether it runs or is about to."""
+        return _systemctl("is-active", self.name).stdout.strip() in ("active", "activating", "reloading")
+
+    def failed(self) -> bool:
+        """Tell whether it has ended, and will not start by itself."""
+        return _systemctl("is-active", self.name).stdout.strip() in ("failed", "inactive")
+
+    def stop(self) -> None:
+        """Stop it, and wait until it has ended; raises Failed when it does not."""
+        done = _systemctl("stop", self.name)
+        if done.returncode != 0:
+            raise Failed(f"{self.name} does not stop: {done.stderr.strip()}")
+        _systemctl("reset-failed", self.name)
+
+    def start_apart(self, arguments: list[str]) -> None:
+        """Start it with further arguments, without waiting and without a second try when it fails."""
+        # It is in /run: a host that goes down now comes back with the unit as it was.
+        self.drop_in.parent.mkdir(parents=True, exist_ok=True)
+        # Type=exec: systemd's own waiting would end when the server is loaded, and with a limit of its own.
+        self.drop_in.write_text(
+            "[Service]\nRestart=no\nTimeoutStartSec=infinity\nExecStart=\n"
+            f"ExecStart={' '.join([*self.command, *arguments])}\n"
+        )
+        _systemctl("daemon-reload")
+        done = _systemctl("start", "--no-block", self.name)
+        if done.returncode != 0:
+            raise Failed(f"{self.name} cannot be started: {done.stderr.strip()}")
+
+    def settle(self) -> None:
+        """Make the unit as it was before `start_apart`; what runs goes on."""
+        if self.drop_in.exists():
+            self.drop_in.unlink()
+            _systemctl("daemon-reload")
+
+    def start(self, seconds: float) -> None:
+        """Start it as it is, and wait until it serves; raises Failed with its last words when it does not."""
+        self.settle()
+        _systemctl("reset-failed", self.name)
+        _systemctl("start", "--no-block", self.name)
+        deadline = time.monotonic() + seconds
+        while True:
+            state = _systemctl("is-active", self.name).stdout.strip()
+            if state == "active":
+                return
+            if state in ("failed", "inactive") or time.monotonic() > deadline:
+                raise Failed(f"{self.name} does not start ({state}): {self.last_words()}")
+            time.sleep(0.1)
+
+    def last_words(self) -> str:
+        """Return the last lines of its journal."""
+        done = subprocess.run(
+            ["journalctl", "--unit", self.name, "--lines", "5", "--no-pager", "--output", "cat"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return " / ".join(done.stdout.strip().splitlines()[-5:])
