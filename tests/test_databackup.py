@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from databackup import __main__ as program
-from databackup import catalog, rdb, settings
+from databackup import catalog, rdb, settings, status
 from databackup.errors import Failed
 from databackup.redis_restore import Target, restore
 from databackup.resp import Client
@@ -224,7 +224,7 @@ def test_a_wrong_password_and_an_unknown_backup_are_named(host: Host) -> None:
     (host.folder / "password").write_text("wrong\n")
     with pytest.raises(Failed, match="refuses the password"):
         host.backup()
-    assert "the last run failed" in program.status.tell(settings.source("redis", host.etc))["text"]
+    assert "the last run failed" in status.tell(settings.source("redis", host.etc))["text"]
 
 
 def test_no_plaintext_is_left_behind(host: Host) -> None:
