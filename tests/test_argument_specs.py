@@ -26,6 +26,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
         "app_command": "example",
         "app_ports": [8080],
     },
+    "backup": {"backup_repository": "/srv/repository", "backup_password": "x" * 16, "backup_environment": "example"},
+    "backup_vault": {"backup_vault_keys": ["ssh-ed25519 AAAA"]},
     "certificates": {"certificates_path": "/etc/ssl/example"},
     "database": {"database_name": "example", "database_password": "x" * 16, "database_clients": ["10.0.0.2"]},
     "firewall": {},

@@ -4,9 +4,11 @@
     databackup list [NAME]                  what there is in the repository
     databackup restore NAME [--backup ID | --as-of TIME] [--dry-run]
     databackup recover NAME                 put the old data back after a restore that was cut off
+    databackup diagnose NAME                look for damage in the files of a Redis server
+    databackup repair NAME [--replica HOST:PORT] [--way replica|restore|fix] [--confirm]
     databackup status [NAME]                when each source was last backed up
     databackup maintain                     forget what is too old, and check the repository
-    databackup init | check | unlock        the repository itself
+    databackup init | check | encrypted | unlock    the repository itself
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 75 another run has the source.
 """
@@ -19,6 +21,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +29,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from databackup import catalog, kinds, settings, status
+from databackup import catalog, kinds, redis_repair, settings, status
 from databackup.errors import Busy, Failed
 from databackup.restic import Restic
+from databackup.service import Unit
 
 FAILED, BUSY = 1, 75
 
@@ -95,6 +99,12 @@ def chosen(arguments: argparse.Namespace, source: settings.Source, restic: Resti
     if arguments.backup == "latest":
         tags.append(f"environment={arguments.environment or source.environment}")
     found = catalog.backups(restic, *tags)
+    if restic.unreadable and arguments.backup == "latest":
+        known = ", ".join(backup.id[:8] for backup in found[-10:]) or "none"
+        raise Failed(
+            f"which of the backups is the latest cannot be told: the repository is damaged, {', '.join(restic.unreadable)} "
+            f"cannot be read. `databackup check` says more; choose one of the others by its id: {known}"
+        )
     if arguments.host:
         found = [backup for backup in found if backup.host == arguments.host]
     return catalog.choose(found, arguments.backup, arguments.as_of, wanted)
@@ -140,16 +150,86 @@ def fetch(arguments: argparse.Namespace) -> dict[str, Any]:
     restic = Restic(settings.repository(arguments.config))
     wanted = chosen(arguments, source, restic)
     manifest = catalog.manifest(restic, wanted)
-    return {"backup": wanted.id, **kinds.fetch(restic, manifest, Path(arguments.to))}
+    about = manifest.get("about", {})
+    return {
+        "backup": wanted.id,
+        "kind": manifest["kind"],
+        "about": about,
+        **kinds.fetch(restic, manifest, Path(arguments.to)),
+    }
 
 
 def recover(arguments: argparse.Namespace) -> dict[str, Any]:
     """Put the old data back after a restore that was cut off."""
+    Unit.booting = arguments.boot
+    recovered = []
+    for name in [arguments.name] if arguments.name else settings.names(arguments.config):
+        source = settings.source(name, arguments.config)
+        # Its server is not there yet; it has kept the names that clients use until the last moment.
+        if arguments.boot and source.kind == "postgresql":
+            continue
+        with only_one(source, "a recovery"):
+            done = kinds.of(source, say).recover()
+        say(f"{name}: {done}" if done else f"{name}: no restore was cut off; nothing to do")
+        recovered += [name] if done else []
+    return {"recovered": recovered}
+
+
+def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Look for damage in the files of a Redis server, and change nothing."""
+    found = kinds.repair(settings.source(arguments.name, arguments.config), say).diagnose()
+    say(found.text)
+    return redis_repair.told(found)
+
+
+def repair(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Bring a damaged Redis server back by the way that loses least; without --confirm, say which that is."""
     source = settings.source(arguments.name, arguments.config)
-    with only_one(source, "a recovery"):
-        done = kinds.of(source, say).recover()
-    say(done or f"{source.name}: no restore was cut off; nothing to do")
-    return {"recovered": bool(done)}
+    environment = arguments.environment or source.environment
+    arguments.host = arguments.host or source.host
+    latest: list[catalog.Backup] = []
+
+    def find() -> dict[str, Any]:
+        latest.append(chosen(arguments, source, Restic(settings.repository(arguments.config))))
+        age = (datetime.now(UTC) - latest[0].time).total_seconds()
+        return {**latest[0].facts, "id": latest[0].id, "time": latest[0].time.isoformat(), "age_seconds": round(age)}
+
+    with only_one(source, "a repair", wait=arguments.wait):
+        began = time.monotonic()
+        server = kinds.repair(source, say)
+        found = server.diagnose()
+        say(found.text)
+        plan = server.plan(found, arguments.replica, arguments.way, find)
+        for way, cost in plan.costs.items():
+            say(f"{way} costs {cost}")
+        for way, reason in plan.closed.items():
+            say(f"{way} is not possible: {reason}")
+        result = {"source": source.name, "diagnosis": redis_repair.told(found), **plan.told}
+        if not arguments.confirm:
+            result["text"] = (
+                f"Nothing was changed. The way would be {plan.way}, which costs {plan.costs[plan.way]}. To take it: "
+                f"--way {plan.way} --confirm (with playbooks/repair.yml: -e repair_way={plan.way} -e repair_confirm=true)"
+            )
+            say(result["text"])
+            return {**result, "dry_run": True}
+        say(f"Taking the way {plan.way}")
+        server.prepare(found)
+        if plan.way == redis_repair.REPLICA:
+            result |= server.from_replica(arguments.replica)
+        elif plan.way == redis_repair.FIX:
+            result |= server.fix(found)
+        else:
+            restic = Restic(settings.repository(arguments.config))
+            manifest = catalog.manifest(restic, latest[0])
+            result |= kinds.of(source, say).restore(restic, latest[0].id, manifest, environment, True)
+            result["backup"] = latest[0].id
+        result["seconds"]["total"] = round(time.monotonic() - began, 2)
+    result["text"] = (
+        f"{source.name}: repaired by {plan.way} in {result['seconds']['total']} s, {result['found']['keys']} keys; it cost "
+        f"{plan.costs[plan.way]}" + (f"; kept: {result['kept']}" if result["kept"] else "")
+    )
+    say(result["text"])
+    return result
 
 
 def listing(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -160,6 +240,8 @@ def listing(arguments: argparse.Namespace) -> dict[str, Any]:
     say(catalog.HEADING if found else "there is no backup in the repository")
     for item in found:
         say(item.line)
+    if restic.unreadable:
+        say(f"The repository is damaged: {', '.join(restic.unreadable)} cannot be read, see `databackup check`")
     return {"backups": [{"id": b.id, "time": b.time.isoformat(), "host": b.host, **b.facts} for b in found]}
 
 
@@ -215,6 +297,23 @@ def init(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"changed": not there}
 
 
+def encrypted(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Tell whether the repository can be read without its password; changes nothing."""
+    restic = Restic(settings.repository(arguments.config))
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(f"{os.urandom(16).hex()}\n")
+        file.flush()
+        restic.environment["RESTIC_PASSWORD_FILE"] = file.name
+        try:
+            restic.run("cat", "config", "--no-lock", what="the repository cannot be opened")
+        except Failed as error:
+            if "refuses the password" not in str(error):
+                raise
+            say("Nobody reads the repository without its password")
+            return {"encrypted": True}
+    raise Failed("the repository was opened with an invented password")
+
+
 def unlock(arguments: argparse.Namespace) -> dict[str, Any]:
     """Remove all locks of the repository."""
     Restic(settings.repository(arguments.config)).run("unlock", "--remove-all", what="the locks cannot be removed")
@@ -251,10 +350,24 @@ def parser() -> argparse.ArgumentParser:
     command = add("fetch", fetch, named="NAME")
     add_choice(command)
     command.add_argument("--to", required=True, help="file to write")
-    add("recover", recover, named="NAME")
+    command = add("recover", recover, named="?")
+    command.add_argument("--boot", action="store_true", help="stop and start nothing: systemd is about to")
+    add("diagnose", diagnose, named="NAME")
+    command = add("repair", repair, named="NAME")
+    add_choice(command)
+    command.add_argument("--replica", default="", metavar="HOST:PORT", help="a server that has the data, too")
+    command.add_argument("--way", choices=redis_repair.WAYS, default="", help="take this one")
+    command.add_argument("--confirm", action="store_true", help="do it; without this only tell what would be done")
+    command.add_argument("--wait", type=float, default=60.0, help="seconds to wait for a backup that runs")
     add("list", listing, named="?")
     add("status", tell_status, named="?")
-    for name, run in (("maintain", maintain), ("check", check), ("init", init), ("unlock", unlock)):
+    for name, run in (
+        ("maintain", maintain),
+        ("check", check),
+        ("init", init),
+        ("encrypted", encrypted),
+        ("unlock", unlock),
+    ):
         add(name, run)
     return top
 

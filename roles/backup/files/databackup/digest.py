@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 
 from databackup import rdb
 from databackup.errors import Failed
+from databackup.restic import die_with_parent
 
 CHUNK = 1 << 20
 # Sent for the end of the data.
@@ -44,7 +45,11 @@ def _chunks(file: int, news: Connection) -> Iterator[bytes]:
 
 
 def _work(file: int, news: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It has a copy of all that its parent had open, the source's lock among it, and must not outlive it.
+    die_with_parent()
+    # Whoever ends the whole group has its parent end it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     try:
         answer: Answer = rdb.summarize(_chunks(file, news))
     except (rdb.Damaged, OSError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from databackup import redis_backup
+from databackup import archive, postgresql, redis_backup, redis_repair, sqlite, steps
 from databackup.errors import Failed
 from databackup.redis_restore import Target, restore
 from databackup.restic import Restic
@@ -58,6 +58,7 @@ class Redis:
 
     def check(self, manifest: dict[str, Any], environment: str) -> None:
         """Refuse a backup of another environment, of a newer Redis, or one that does not fit memory or disk."""
+        steps.fits(self.source, manifest, environment)
         self._target().check(manifest, environment)
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
@@ -75,25 +76,53 @@ class Redis:
         self, restic: Restic, backup: str, manifest: dict[str, Any], environment: str, full: bool
     ) -> dict[str, Any]:
         """Restore a backup, or leave everything as it was."""
+        steps.fits(self.source, manifest, environment)
         return restore(self._target(), restic, backup, manifest, environment, full)
 
     def recover(self) -> str:
         """Undo a restore that was cut off."""
-        return self._target().recover()
+        target = self._target()
+        done = target.recover()
+        redis_repair.note_sizes(target)
+        return done
+
+    def repair(self) -> redis_repair.Repair:
+        """Return what finds damage, and repairs it."""
+        return redis_repair.Repair(self._target())
+
+
+KINDS: dict[str, Callable[[Source, Say], Kind]] = {
+    "redis": Redis,
+    "sqlite": lambda source, say: sqlite.Sqlite(source, say, steps.units(source.options.get("unit", ""))),
+    "postgresql": lambda source, say: postgresql.Postgresql(source, say, steps.units(source.options.get("unit", ""))),
+    "files": archive.Files,
+}
+# What the data of each are called in the repository.
+SUFFIXES = {"redis": "rdb", "sqlite": sqlite.SUFFIX, "postgresql": postgresql.SUFFIX, "files": archive.SUFFIX}
 
 
 def of(source: Source, say: Say) -> Kind:
     """Return the kind of a source; raises Failed for an unknown one."""
-    if source.kind == "redis":
-        return Redis(source, say)
-    raise Failed(f"source {source.name}: found kind {source.kind!r}; expected redis")
+    if source.kind not in KINDS:
+        raise Failed(f"source {source.name}: found kind {source.kind!r}; expected one of {', '.join(KINDS)}")
+    return KINDS[source.kind](source, say)
 
 
-SUFFIXES = {"redis": "rdb"}
+def repair(source: Source, say: Say) -> redis_repair.Repair:
+    """Return what finds and repairs damage in a source; raises Failed for a kind that has no such thing."""
+    kind = of(source, say)
+    if not isinstance(kind, Redis):
+        raise Failed(
+            f"source {source.name} is of kind {source.kind}; expected redis, whose files alone are looked through here. A "
+            f"backup brings others back: databackup restore {source.name}"
+        )
+    return kind.repair()
 
 
 def fetch(restic: Restic, manifest: dict[str, Any], path: Path) -> dict[str, Any]:
     """Write a backup's data into a file that was not there, and compare size and SHA-256."""
+    if manifest["kind"] not in SUFFIXES:
+        raise Failed(f"the backup is of kind {manifest['kind']!r}; expected one of {', '.join(SUFFIXES)}")
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     hashed = hashlib.sha256()
     size = 0

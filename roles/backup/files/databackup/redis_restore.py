@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,8 @@ from databackup.settings import Source
 Say = Callable[[str], None]
 JOURNAL = ".restore.json"
 NEW = ".restore-new"
+# What the journal of a repair has in the place of a backup's id.
+REPAIR = "repair"
 MARGIN = 64 << 20
 # Of a full cache, Redis counts its own buffers, too; more than this above maxmemory would be thrown away.
 SLACK = 1.1
@@ -96,41 +98,52 @@ class Target:
             )
 
     def fetch(self, restic: Restic, manifest: dict[str, Any]) -> Path:
-        """Bring the data to this host, complete and checked, under a name that Redis does not look at."""
+        """Bring a backup's data to this host, complete and checked, under a name that Redis does not look at."""
+        expected = int(manifest["bytes"])
+        path, size, sha256 = self.receive(
+            restic.read(str(manifest["data"]), f"/{manifest['source']}.rdb"), f" of {expected >> 20}"
+        )
+        if (size, sha256) != (expected, manifest["sha256"]):
+            raise Failed(
+                f"the backup is damaged: found {size} bytes with SHA-256 {sha256[:12]}…, expected {expected} "
+                f"with {str(manifest['sha256'])[:12]}…. Nothing was touched; choose another backup"
+            )
+        return path
+
+    def receive(self, chunks: Iterator[bytes], of: str = "") -> tuple[Path, int, str]:
+        """Write a snapshot where Redis does not look at it, as what Redis will load; return path, size and SHA-256."""
         shutil.rmtree(self.new, ignore_errors=True)
         appends = self.configuration["appendonly"] == "yes"
         name = self.configuration["appendfilename"]
         folder = self.new / self.log if appends else self.new
         folder.mkdir(mode=0o700, parents=True)
         path = folder / (f"{name}.1.base.rdb" if appends else self.dump)
-        expected = int(manifest["bytes"])
         hashed = hashlib.sha256()
         size = said = 0
         try:
             with path.open("wb") as file:
-                for chunk in restic.read(str(manifest["data"]), f"/{manifest['source']}.rdb"):
+                for chunk in chunks:
                     file.write(chunk)
                     hashed.update(chunk)
                     size += len(chunk)
                     if size - said >= 256 << 20:
                         said = size
-                        self.say(f"{size >> 20} of {expected >> 20} MiB are here")
+                        self.say(f"{size >> 20}{of} MiB are here")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise Failed(f"{path}: {error.strerror}; nothing else was touched") from None
-        if (size, hashed.hexdigest()) != (expected, manifest["sha256"]):
-            raise Failed(
-                f"the backup is damaged: found {size} bytes with SHA-256 {hashed.hexdigest()[:12]}…, expected {expected} "
-                f"with {str(manifest['sha256'])[:12]}…. Nothing was touched; choose another backup"
-            )
+            raise Failed(f"{path}: {error.strerror or error}; nothing else was touched") from None
         if appends:
             # A dump beside a switched-on append-only file is not even looked at: it must be that file's base.
             (folder / f"{name}.manifest").write_text(f"file {name}.1.base.rdb seq 1 type b\n")
+        self.own_new()
+        return path, size, hashed.hexdigest()
+
+    def own_new(self) -> None:
+        """Give what was brought here to the server's user."""
         for item in (self.new, *self.new.rglob("*")):
             shutil.chown(item, self.options["user"], self.options["user"])
             item.chmod(0o700 if item.is_dir() else 0o600)
-        return path
 
     # --- The exchange ---
 
@@ -138,17 +151,21 @@ class Target:
         """Stop the server, move its data aside, and put the new ones in their place; return where the old ones are."""
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         aside = self.data / f"before-restore-{stamp}"
+        while aside.exists():
+            # What another restore of this second has kept must not be taken for what this one has moved.
+            aside = aside.with_name(f"{aside.name}-again")
         active = self.service.active()
         had = [item for item in (self.dump, self.log) if (self.data / item).exists()]
         self._note({"backup": backup_id, "aside": aside.name, "had": had, "active": active})
         if active:
             self._spare_the_dump()
             self.service.stop()
-        aside.mkdir(mode=0o700)
-        shutil.chown(aside, self.options["user"], self.options["user"])
-        # Written at the stop, if it was not there before.
+        # A dump is written at the stop, if none was there before. Noted before the folder is made: once that is there,
+        # what is not noted is taken for the backup's.
         had = [item for item in (self.dump, self.log) if (self.data / item).exists()]
         self._note({"backup": backup_id, "aside": aside.name, "had": had, "active": active})
+        aside.mkdir(mode=0o700)
+        shutil.chown(aside, self.options["user"], self.options["user"])
         for item in had:
             (self.data / item).rename(aside / item)
         for fresh in list(self.new.iterdir()):
@@ -156,8 +173,12 @@ class Target:
         self.new.rmdir()
         return aside
 
+    @property
+    def _partial(self) -> Path:
+        return self.journal.with_suffix(".partial")
+
     def _note(self, words: dict[str, Any]) -> None:
-        partial = self.journal.with_suffix(".partial")
+        partial = self._partial
         with partial.open("w") as file:
             json.dump(words, file)
             file.flush()
@@ -175,7 +196,7 @@ class Target:
         try:
             noted = json.loads(self.journal.read_text())
         except FileNotFoundError:
-            shutil.rmtree(self.new, ignore_errors=True)
+            self._clean()
             return ""
         self.service.stop()
         aside = self.data / noted["aside"]
@@ -188,12 +209,17 @@ class Target:
                 if kept.exists():
                     kept.rename(here)
             aside.rmdir()
-        shutil.rmtree(self.new, ignore_errors=True)
+        self._clean()
         self.service.settle()
         if noted["active"]:
             self.service.start(float(self.options.get("start_timeout", 120)))
         self.journal.unlink()
-        return f"The data from before are back, as of the restore of {noted['backup'][:8]} that did not end."
+        what = REPAIR if noted["backup"] == REPAIR else f"restore of {noted['backup'][:8]}"
+        return f"The data from before are back, as of the {what} that did not end."
+
+    def _clean(self) -> None:
+        shutil.rmtree(self.new, ignore_errors=True)
+        self._partial.unlink(missing_ok=True)
 
     # --- With the new data ---
 
@@ -203,21 +229,24 @@ class Target:
     def load(self, path: Path) -> tuple[dict[str, Any], rdb.Summary, float]:
         """Start the server where no client reaches it; return the way in, what the file holds, and the seconds."""
         began = time.monotonic()
-        with socket.create_server(("127.0.0.1", 0)) as spare:
-            port = spare.getsockname()[1]
-        apart = {"host": "127.0.0.1", "port": port}
         moved = self.data / path.relative_to(self.new)
         digester = digest.of_file(str(moved))
         try:
-            # On loopback and in plaintext, for the moment of the comparison: no client knows the port.
-            self.service.start_apart(
-                ["--bind", "127.0.0.1", "--port", str(port), "--tls-port", "0", "--maxmemory", "0"]
-            )
-            self._wait_until_loaded(apart)
+            apart = self.start_apart()
             seconds = time.monotonic() - began
             return apart, digester.result(), seconds
         finally:
             digester.close()
+
+    def start_apart(self) -> dict[str, Any]:
+        """Start the server where no client reaches it, and return the way in once it has loaded its data."""
+        with socket.create_server(("127.0.0.1", 0)) as spare:
+            port = spare.getsockname()[1]
+        apart = {"host": "127.0.0.1", "port": port}
+        # On loopback and in plaintext, for the moment of the comparison: no client knows the port.
+        self.service.start_apart(["--bind", "127.0.0.1", "--port", str(port), "--tls-port", "0", "--maxmemory", "0"])
+        self._wait_until_loaded(apart)
+        return apart
 
     def _wait_until_loaded(self, apart: dict[str, Any]) -> None:
         said = time.monotonic()
@@ -293,31 +322,60 @@ def restore(
     target: Target, restic: Restic, backup_id: str, manifest: dict[str, Any], environment: str, full: bool
 ) -> dict[str, Any]:
     """Restore a backup and return what was done; raises Failed after the old data are back in place."""
-    seconds: dict[str, float] = {}
     say = target.say
 
-    def clocked(name: str, began: float) -> None:
-        seconds[name] = round(time.monotonic() - began, 2)
+    def fetch() -> Path:
+        say(f"Fetching {int(manifest['bytes']) >> 20} MiB; Redis goes on serving")
+        return target.fetch(restic, manifest)
 
     undone = target.recover()
     if undone:
         say(undone)
     target.check(manifest, environment)
+    return replace(
+        target, backup_id, "the backup", fetch, lambda path, seconds: proven(target, path, manifest, full, seconds)
+    )
+
+
+Seconds = dict[str, float]
+Apart = dict[str, Any]
+
+
+def proven(
+    target: Target, path: Path, manifest: dict[str, Any], full: bool, seconds: Seconds
+) -> tuple[Apart, dict[str, Any]]:
+    """Have Redis load what is in place, and compare; return the way in and the report."""
+    apart, file, load = target.load(path)
+    seconds["load"] = round(load, 2)
+    target.say("Redis has loaded it, out of its clients' reach; comparing")
     began = time.monotonic()
+    compared = target.compare(apart, file, manifest, full)
+    seconds["compare"] = round(time.monotonic() - began, 2)
+    return apart, compared
+
+
+def replace(
+    target: Target,
+    word: str,
+    what: str,
+    fetch: Callable[[], Path],
+    load: Callable[[Path, Seconds], tuple[Apart, dict[str, Any]]],
+) -> dict[str, Any]:
+    """Put what `fetch` brings in the place of the data, and serve it if `load` finds no fault; return what was done.
+
+    Raises Failed after the old data are back in place. `word` stands for it in the journal.
+    """
+    say = target.say
+    seconds: Seconds = {}
     try:
-        say(f"Fetching {int(manifest['bytes']) >> 20} MiB; Redis goes on serving")
-        path = target.fetch(restic, manifest)
-        clocked("fetch", began)
         began = time.monotonic()
-        say("Stopping Redis and putting the backup in place")
-        aside = target.exchange(backup_id)
-        clocked("exchange", began)
-        apart, file, seconds["load"] = target.load(path)
-        seconds["load"] = round(seconds["load"], 2)
-        say("Redis has loaded it, out of its clients' reach; comparing")
+        path = fetch()
+        seconds["fetch"] = round(time.monotonic() - began, 2)
         began = time.monotonic()
-        compared = target.compare(apart, file, manifest, full)
-        clocked("compare", began)
+        say(f"Stopping Redis and putting {what} in place")
+        aside = target.exchange(word)
+        seconds["exchange"] = round(time.monotonic() - began, 2)
+        apart, report = load(path, seconds)
         target.open(apart)
     except BaseException as error:
         say("It failed; putting back what was there")
@@ -326,7 +384,8 @@ def restore(
         except Failed as second:
             raise Failed(f"{error}. And the old data could not be put back by itself: {second}") from error
         if isinstance(error, (ErrorReply, ProtocolError, OSError)):
-            raise Failed(f"{error}. The data from before are in place and served, as they were") from error
+            served = "and served, " if target.service.active() else ""
+            raise Failed(f"{error}. The data from before are in place {served}as they were") from error
         if isinstance(error, Failed):
             raise Failed(f"{error}. The data from before are in place, as they were") from error
         raise
@@ -335,4 +394,4 @@ def restore(
         # Nothing was there before.
         aside.rmdir()
         kept = ""
-    return {**compared, "kept": kept, "seconds": seconds}
+    return {**report, "kept": kept, "seconds": seconds}

@@ -6,12 +6,16 @@ restic 0.14 (Debian 12) and later. https://restic.readthedocs.io/
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
+import re
+import select
 import signal
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +25,10 @@ from databackup.errors import Failed
 from databackup.settings import Repository
 
 CHUNK = 1 << 20
+# Seconds between two looks at a restic that is waited for.
+LOOK = 0.5
+# A restic that takes this share of a processor is at work, though no byte comes or goes.
+AT_WORK = 0.03
 
 # What restic's own messages mean for an operator, the first that fits.
 REASONS = (
@@ -51,26 +59,109 @@ REASONS = (
         "ciphertext verification failed",
         "the repository is damaged: what it holds is not what was written, see `databackup check`",
     ),
+    (
+        "invalid data returned",
+        "the repository is damaged: what it holds is not what was written, see `databackup check`",
+    ),
+    ("unexpected EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
+    ("no such file or directory", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     ("pack", "the repository is damaged: a pack is not what its name says, see `databackup check`"),
 )
 LOCKED = "repository is already locked"
+# What restic tries for a minute as if it might pass, though what is cut off or lost stays so: after so many times it ends.
+LASTING = re.compile(
+    r"^(Load\(.*\)) returned error, retrying after .*: .*(unexpected EOF|no such file or directory)$", re.M
+)
+TRIES = 4
 
 
 def explain(text: str) -> str:
     """Return what restic's last words mean; those words where nothing is known of them."""
-    lines = [line for line in text.strip().splitlines() if line and not line.startswith("subprocess ssh: Warning")]
+    lines = _lines(text)
     for words, meaning in REASONS:
         if words.lower() in text.lower():
             fitting = next((line for line in lines if words.lower() in line.lower()), lines[-1] if lines else "")
             return f"{meaning}. restic says: {fitting[:300]}"
-    return f"restic says: {' / '.join(lines[-3:])[:500] or 'nothing'}"
+    return last_words(text)
 
 
-def _die_with_parent() -> None:
-    # A killed backup must not end as a whole one: restic would take the end of its input for the end of the data.
+def last_words(text: str) -> str:
+    """Return the end of what restic said."""
+    return f"restic says: {' / '.join(_lines(text)[-3:])[:500] or 'nothing'}"
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.strip().splitlines() if line and not line.startswith("subprocess ssh: Warning")]
+
+
+def die_with_parent() -> None:
+    """Have this process killed as soon as the one that started it ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _prepare() -> None:
+    # A killed backup must not end as a whole one: restic would take the end of its input for the end of the data.
+    die_with_parent()
     # Ctrl-C and a cut ssh connection are for the parent to handle.
     os.setpgid(0, 0)
+
+
+class Patience:
+    """Ends a restic that does nothing for too long: for a host that has fallen silent it would wait for ever.
+
+    Only while somebody waits for restic may that be asked, and not while restic waits for its data or its reader.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], seconds: float, err: IO[bytes]) -> None:
+        """Its messages go to `err`."""
+        self.process = process
+        self.seconds = seconds
+        self.err = err
+        self.moved, self.spent = self._seen()
+        self.looked = self.since = time.monotonic()
+
+    def _seen(self) -> tuple[str, float]:
+        # Bytes that it has read and written, whatever from and to; and the processor's seconds.
+        folder = Path(f"/proc/{self.process.pid}")
+        try:
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            return (folder / "io").read_text(), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except (OSError, IndexError):
+            return "", 0.0
+
+    def begin(self) -> None:
+        """Begin to wait."""
+        self.since = time.monotonic()
+
+    def look(self) -> None:
+        """Kill restic and raise Failed if it has done nothing since the last looks, for the seconds that it has."""
+        now = time.monotonic()
+        moved, spent = self._seen()
+        if moved != self.moved or spent - self.spent > AT_WORK * (now - self.looked):
+            self.since = now
+        self.moved, self.spent, self.looked = moved, spent, now
+        # At a place, as restic writes at the file's own.
+        text = os.pread(self.err.fileno(), CHUNK, 0).decode(errors="replace")
+        if max(Counter(found[0] for found in LASTING.findall(text)).values(), default=0) >= TRIES:
+            end(self.process)
+        if now - self.since > self.seconds:
+            end(self.process)
+            raise Silent(
+                f"the repository's host has not answered for {self.seconds:g} s; see that it is up and reached from here, "
+                "and that its disk is not stuck"
+            )
+
+    def wait(self) -> int:
+        """Return restic's exit code once it has ended."""
+        self.begin()
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return self.process.wait(LOOK)
+            self.look()
+
+
+class Silent(Failed):
+    """Nothing comes from the repository any more."""
 
 
 class Restic:
@@ -78,6 +169,10 @@ class Restic:
 
     def __init__(self, repository: Repository) -> None:
         self.repository = repository
+        # What the last run said besides its output.
+        self.warnings = ""
+        # Snapshots that the last list lacks, as they cannot be read: restic leaves them out and is content.
+        self.unreadable: list[str] = []
         environment = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "HOME": "/root",
@@ -86,7 +181,6 @@ class Restic:
             "RESTIC_REPOSITORY": repository.location,
             "RESTIC_PASSWORD_FILE": repository.password_file,
             "RESTIC_CACHE_DIR": repository.cache,
-            "RESTIC_PROGRESS_FPS": "0.2",
         }
         if repository.environment_file:
             for line in Path(repository.environment_file).read_text().splitlines():
@@ -113,16 +207,32 @@ class Restic:
         What it says goes to files, as a pipe that nobody reads would stop it when it is full.
         """
         try:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*words),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
                 env=self.environment,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_prepare,
+                bufsize=0,
             )
         except FileNotFoundError:
             raise Failed("restic is not installed; the role backup installs it (playbooks/backup.yml)") from None
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                # Larger than a pipe is by itself: both sides wait for each other less often. A limit of the host's
+                # may forbid that.
+                with suppress(OSError):
+                    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK)
+                os.set_blocking(pipe.fileno(), False)
+        return process
+
+    def wait(self, process: subprocess.Popen[bytes], err: IO[bytes]) -> int:
+        """Return the exit code of a restic once it has ended; raises Silent if it does not come to an end."""
+        try:
+            return Patience(process, self.repository.timeout, err).wait()
+        finally:
+            end(process)
 
     def attempts(self, attempt: Callable[[], tuple[int, str]], what: str) -> None:
         """Call `attempt`, which returns restic's exit code and error text, again while somebody has a lock."""
@@ -140,7 +250,8 @@ class Restic:
                     )
                 raise Failed(f"{what}: {explain(text)}")
             # A lock of a process that is gone is told from one that lives by restic itself.
-            subprocess.run(self.command("unlock", "--quiet"), env=self.environment, capture_output=True, check=False)
+            with tempfile.TemporaryFile() as file:
+                self.wait(self.start("unlock", "--quiet", stdout=file, stderr=file), file)
             time.sleep(1)
 
     def run(self, *words: str, what: str) -> str:
@@ -150,8 +261,11 @@ class Restic:
         def attempt() -> tuple[int, str]:
             nonlocal output
             with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-                code = self.start(*words, stdout=out, stderr=err).wait()
-                output = said(out)
+                try:
+                    code = self.wait(self.start(*words, stdout=out, stderr=err), err)
+                except Silent as silent:
+                    raise Failed(f"{what}: {silent}. {last_words(said(err))}") from None
+                output, self.warnings = said(out), said(err)
                 # restic check tells what is wrong on its standard output.
                 return code, said(err) + (output if code else "")
 
@@ -172,6 +286,7 @@ class Restic:
     def snapshots(self, *tags: str) -> list[dict[str, Any]]:
         """Return the snapshots that have all tags, the oldest first, as restic describes them."""
         text = self.run("snapshots", "--json", "--quiet", "--tag", ",".join(tags), what="the backups cannot be listed")
+        self.unreadable = re.findall(r"could not load snapshot ([0-9a-f]+)", self.warnings)
         listed: list[dict[str, Any]] = sorted(json.loads(text) or [], key=lambda item: str(item["time"]))
         return listed
 
@@ -184,24 +299,48 @@ class Restic:
         with tempfile.TemporaryFile() as err:
             process = self.start("dump", snapshot, path, stdout=subprocess.PIPE, stderr=err)
             assert process.stdout is not None
+            file = process.stdout.fileno()
+            patience = Patience(process, self.repository.timeout, err)
             try:
-                while chunk := process.stdout.read(CHUNK):
+                while True:
+                    patience.begin()
+                    while not select.select([file], [], [], LOOK)[0]:
+                        patience.look()
+                    if not (chunk := os.read(file, CHUNK)):
+                        break
                     yield chunk
-                if process.wait() != 0:
+                if patience.wait() != 0:
                     raise Failed(f"{path} of snapshot {snapshot[:8]} cannot be read: {explain(said(err))}")
+            except Silent as silent:
+                raise Failed(
+                    f"{path} of snapshot {snapshot[:8]} cannot be read: {silent}. {last_words(said(err))}"
+                ) from None
             finally:
                 end(process)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a child that still runs, and close its pipes."""
+    """Kill a child that still runs, with what it has started, and close its pipes."""
     if process.poll() is None:
+        # Of its ssh, in a group of its own, nobody else would take care while that waits for a host.
+        started = _children(process.pid)
         process.kill()
+        for child in started:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         process.wait()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             with suppress(OSError):
                 stream.close()
+
+
+def _children(parent: int) -> list[int]:
+    found: list[int] = []
+    for file in Path(f"/proc/{parent}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, file.read_text().split())
+    return found
 
 
 def said(file: IO[bytes]) -> str:
@@ -214,28 +353,53 @@ class Writer:
     """A snapshot that is being written. Unless `commit` is reached, it never comes to be."""
 
     def __init__(self, restic: Restic, path: str, host: str, tags: list[str], when: str) -> None:
-        self.words = ["backup", "--json", "--stdin", "--stdin-filename", path, "--host", host, "--time", when]
+        # Quiet: what it says of its progress would look like work to the one who waits for it.
+        self.words = [
+            "backup",
+            "--json",
+            "--quiet",
+            "--stdin",
+            "--stdin-filename",
+            path,
+            "--host",
+            host,
+            "--time",
+            when,
+        ]
         for tag in tags:
             self.words += ["--tag", tag]
         self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         self.process = restic.start(*self.words, stdin=subprocess.PIPE, stdout=self.out, stderr=self.err)
+        self.patience = Patience(self.process, restic.repository.timeout, self.err)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Hand data over; raises Failed in restic's words when it has ended."""
+        """Hand data over; raises Failed in restic's words when it has ended, or takes nothing any more."""
         assert self.process.stdin is not None
+        file = self.process.stdin.fileno()
+        rest = memoryview(data)
+        self.patience.begin()
         try:
-            self.process.stdin.write(data)
+            while rest:
+                while not select.select([], [file], [], LOOK)[1]:
+                    self.patience.look()
+                # Asked for no more than a pipe has room for, it takes a part.
+                with suppress(BlockingIOError):
+                    rest = rest[os.write(file, rest) :]
+                    self.patience.begin()
         except BrokenPipeError:
             raise self._failure() from None
+        except Silent as silent:
+            raise self._silence(silent) from None
 
     def commit(self) -> str:
         """End the data and return the id of the snapshot."""
         assert self.process.stdin is not None
+        self.process.stdin.close()
         try:
-            self.process.stdin.close()
-        except BrokenPipeError:
-            raise self._failure() from None
-        if self.process.wait() != 0:
+            code = self.patience.wait()
+        except Silent as silent:
+            raise self._silence(silent) from None
+        if code != 0:
             raise self._failure()
         for line in said(self.out).splitlines():
             with suppress(ValueError):
@@ -249,6 +413,9 @@ class Writer:
         end(self.process)
         self.out.close()
         self.err.close()
+
+    def _silence(self, silent: Silent) -> Failed:
+        return Failed(f"the backup cannot be written: {silent}. {last_words(said(self.err))}")
 
     def _failure(self) -> Failed:
         with suppress(subprocess.TimeoutExpired):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from databackup.errors import Failed
 
@@ -17,6 +18,9 @@ def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
 
 class Unit:
     """What is asked of the system that runs a server; tests that have no systemd bring their own."""
+
+    # At boot nothing runs yet, and systemd starts what is to run after this program: there is nothing to stop and to start.
+    booting: ClassVar[bool] = False
 
     def __init__(self, name: str, command: list[str]) -> None:
         """`command` is what the unit starts, to which `start_apart` adds arguments."""
@@ -34,6 +38,8 @@ class Unit:
 
     def stop(self) -> None:
         """Stop it, and wait until it has ended; raises Failed when it does not."""
+        if self.booting:
+            return
         done = _systemctl("stop", self.name)
         if done.returncode != 0:
             raise Failed(f"{self.name} does not stop: {done.stderr.strip()}")
@@ -61,6 +67,8 @@ class Unit:
 
     def start(self, seconds: float) -> None:
         """Start it as it is, and wait until it serves; raises Failed with its last words when it does not."""
+        if self.booting:
+            return
         self.settle()
         _systemctl("reset-failed", self.name)
         _systemctl("start", "--no-block", self.name)

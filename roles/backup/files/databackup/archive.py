@@ -1,0 +1,367 @@
+"""Folders and files, as one tar: such as the wheels that the application is installed from.
+
+The tar is the same as long as the files are: sorted, of root, with names from the last part of each path on. A restore
+unpacks it beside what is there and exchanges the two; the old files stay as PATH.before-restore-…
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, cast
+
+from databackup import catalog, steps
+from databackup.errors import Failed
+from databackup.restic import Restic, Writer
+from databackup.settings import Source
+from databackup.steps import MARGIN, Say
+
+SUFFIX = "tar"
+
+
+class Content:
+    """What is in files: their number, and a digest of names, sizes and contents. Folders, times and modes are not."""
+
+    def __init__(self) -> None:
+        self.items = 0
+        self._lines: list[bytes] = []
+
+    def file(self, name: str, size: int, digest: str) -> None:
+        """Count a file."""
+        self.items += 1
+        self._lines.append(f"file {name!a} {size} {digest}\n".encode())
+
+    def link(self, name: str, target: str) -> None:
+        """Count a symbolic link."""
+        self.items += 1
+        self._lines.append(f"link {name!a} {target!a}\n".encode())
+
+    @property
+    def digest(self) -> str:
+        """Return the digest, whatever the order was."""
+        return hashlib.blake2b(b"".join(sorted(self._lines)), digest_size=16).hexdigest()
+
+
+class _Sink:
+    """Takes the tar on its way to restic."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.size = 0
+        self.hashed = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.writer.write(data)
+        self.hashed.update(data)
+        self.size += len(data)
+        return len(data)
+
+
+class _Hashing:
+    """Reads a file, and keeps a digest of what was read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.hashed = hashlib.blake2b(digest_size=16)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(size)
+        self.hashed.update(data)
+        return data
+
+
+def _below(path: str, name: str) -> Iterator[tuple[str, str]]:
+    """Yield a path and all below it, each with its name in the tar, in one order."""
+    yield path, name
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        for entry in sorted(os.listdir(path)):
+            yield from _below(f"{path}/{entry}", f"{name}/{entry}")
+
+
+def _leaves(name: str, target: str) -> bool:
+    """Tell whether a link points out of what is packed with it."""
+    if target.startswith("/"):
+        return True
+    parts = posixpath.normpath(posixpath.join(posixpath.dirname(name), target)).split("/")
+    return parts[0] != name.split("/")[0]
+
+
+class Files:
+    """Folders and files of this host."""
+
+    def __init__(self, source: Source, say: Say) -> None:
+        self.source = source
+        self.say = say
+        self.paths = [str(path).rstrip("/") for path in source.options["paths"]]
+        self.owner = str(source.options.get("owner", "root"))
+        self.journal = steps.Journal(Path(source.state) / f".{source.name}.restore.json", source.name)
+
+    def _roots(self) -> dict[str, str]:
+        """Return the path of each first part of a name in the tar."""
+        roots: dict[str, str] = {}
+        for path in self.paths:
+            resolved = os.path.realpath(path)
+            name = os.path.basename(resolved)
+            if not path.startswith("/") or not name or name in roots:
+                raise Failed(
+                    f"source {self.source.name}: found paths {', '.join(self.paths)}; expected absolute ones whose last "
+                    "parts differ"
+                )
+            roots[name] = resolved
+        return roots
+
+    # --- Backup ---
+
+    def backup(self, restic: Restic) -> dict[str, Any]:
+        """Write a backup and return its manifest, with `id`; raises Failed, and then there is no new one."""
+        self.journal.refuse()
+        when = datetime.now(UTC).replace(microsecond=0)
+        roots = self._roots()
+        for path in roots.values():
+            if not os.path.exists(path):
+                raise Failed(f"{path}: there is no such file or folder; expected one to back up")
+        content = Content()
+        writer = catalog.open_data(restic, self.source, SUFFIX, when)
+        try:
+            sink = _Sink(writer)
+            try:
+                # "w|" neither seeks nor looks back.
+                with tarfile.open(fileobj=cast(IO[bytes], sink), mode="w|", format=tarfile.PAX_FORMAT) as tar:
+                    for root, path in sorted(roots.items()):
+                        for item, name in _below(path, root):
+                            _pack(tar, item, name, content)
+            except OSError as error:
+                raise Failed(
+                    f"{error.filename or 'a file'}: it cannot be read whole: {error.strerror or error}"
+                ) from None
+            written = writer.commit()
+        finally:
+            writer.abort()
+        manifest = {
+            "kind": self.source.kind,
+            "source": self.source.name,
+            "environment": self.source.environment,
+            "host": self.source.host,
+            "time": when.isoformat(),
+            "items": content.items,
+            "digest": content.digest,
+            "bytes": sink.size,
+            "sha256": sink.hashed.hexdigest(),
+            # `names` are those of the paths as they were asked for, which may be links.
+            "about": {
+                "paths": list(roots.values()),
+                "names": {path: os.path.basename(os.path.realpath(path)) for path in self.paths},
+            },
+            "data": written,
+        }
+        return {**manifest, "id": catalog.write_manifest(restic, self.source, manifest, when)}
+
+    # --- Restore ---
+
+    def _destinations(self, manifest: dict[str, Any]) -> dict[str, str]:
+        """Return where each root of the tar goes."""
+        names: dict[str, str] = manifest["about"]["names"]
+        if set(names) != set(self.paths):
+            raise Failed(
+                f"the backup is of {', '.join(sorted(names))}, and {self.source.name} is {', '.join(sorted(self.paths))}; "
+                "expected the same paths. `databackup fetch` writes the backup into a file of its own"
+            )
+        self._roots()
+        return {name: os.path.realpath(path) for path, name in names.items()}
+
+    def check(self, manifest: dict[str, Any], environment: str) -> None:
+        """Raise Failed if the backup does not fit this host."""
+        steps.fits(self.source, manifest, environment)
+        size = int(manifest["bytes"])
+        folders = {os.path.dirname(path) for path in self._destinations(manifest).values()}
+        for folder in folders:
+            if not os.path.isdir(folder):
+                raise Failed(f"{folder}: there is no such folder; expected one to restore into, make it first")
+        spool = _spool(self.source)
+        shared = any(os.stat(folder).st_dev == spool.stat().st_dev for folder in folders)
+        for place in (spool, *map(Path, folders)):
+            steps.room(place, size * (2 if shared else 1) + MARGIN, "the backup beside what is there")
+
+    def would(self, manifest: dict[str, Any]) -> list[str]:
+        """Say what a restore would do."""
+        return [
+            f"fetch {manifest['bytes']} bytes and compare their SHA-256",
+            *(f"unpack them into {path}.restore-new" for path in self._destinations(manifest).values()),
+            f"compare {manifest['items']} files and their digest",
+            "move what is there to ….before-restore-… and the backup in its place",
+            "if anything is wrong, put back what was there",
+        ]
+
+    def restore(
+        self, restic: Restic, backup: str, manifest: dict[str, Any], environment: str, full: bool
+    ) -> dict[str, Any]:
+        """Restore a backup and return what was done; raises Failed after the old files are back in place."""
+        if undone := self.recover():
+            self.say(undone)
+        self.check(manifest, environment)
+        destinations = self._destinations(manifest)
+        mark = steps.stamp()
+        places = [
+            {
+                "path": path,
+                "new": f"{path}.restore-new",
+                "aside": f"{path}.before-restore-{mark}",
+                "had": os.path.lexists(path),
+            }
+            for path in destinations.values()
+        ]
+        clock = steps.Clock()
+        with tempfile.TemporaryFile(dir=_spool(self.source)) as file:
+            with clock.phase("fetch"):
+                self.say(f"Fetching {int(manifest['bytes']) >> 20} MiB")
+                steps.receive(restic, manifest, SUFFIX, file, self.say)
+                file.seek(0)
+            for place in places:
+                for name in ("new", "aside"):
+                    if os.path.lexists(str(place[name])):
+                        raise Failed(f"{place[name]}: it is there already, and no restore left it; move it away first")
+            try:
+                self.journal.note({"backup": backup, "places": places})
+                with clock.phase("load"):
+                    self.say("Unpacking beside what is there")
+                    content = unpack(file, {name: f"{path}.restore-new" for name, path in destinations.items()})
+                with clock.phase("compare"):
+                    compared = steps.same(manifest, content.items, content.digest, "files")
+                with clock.phase("exchange"):
+                    for place in places:
+                        for item, _ in _below(str(place["new"]), ""):
+                            steps.chown(Path(item), self.owner)
+                    self.say("Putting the backup in place")
+                    for place in places:
+                        if place["had"]:
+                            os.rename(str(place["path"]), str(place["aside"]))
+                        os.rename(str(place["new"]), str(place["path"]))
+                        steps.keep_names(Path(str(place["path"])).parent)
+                self.journal.forget()
+            except BaseException as error:
+                raise steps.put_back(error, self.recover, self.say, tarfile.TarError) from error
+        kept = ", ".join(str(place["aside"]) for place in places if place["had"])
+        return {**compared, "kept": kept, "seconds": clock.seconds}
+
+    def recover(self) -> str:
+        """Put the old files back if a restore was cut off; return what was done, or nothing."""
+        with steps.in_words():
+            return self._put_back(self.journal.read())
+
+    def _put_back(self, noted: dict[str, Any] | None) -> str:
+        if noted is None:
+            return ""
+        for place in noted["places"]:
+            path, new, aside = place["path"], place["new"], place["aside"]
+            moved = os.path.lexists(aside)
+            # What is in place is the backup if the old has gone, or if there was none and the new has left its name.
+            if (moved or not place["had"]) and os.path.lexists(path) and not os.path.lexists(new):
+                _remove(path)
+            if moved:
+                os.rename(aside, path)
+            _remove(new)
+            steps.keep_names(Path(path).parent)
+        self.journal.forget()
+        return f"The files from before are back, as of the restore of {noted['backup'][:8]} that did not end."
+
+
+def _spool(source: Source) -> Path:
+    folder = Path(source.state) / "spool"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _pack(tar: tarfile.TarFile, path: str, name: str, content: Content) -> None:
+    """Add a file, folder or link to the tar; raises Failed for what could not be brought back."""
+    before = os.lstat(path)
+    info = tarfile.TarInfo(name)
+    info.mode = stat.S_IMODE(before.st_mode) & 0o777
+    info.mtime = int(before.st_mtime)
+    if stat.S_ISDIR(before.st_mode):
+        info.type = tarfile.DIRTYPE
+        tar.addfile(info)
+    elif stat.S_ISLNK(before.st_mode):
+        info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
+        if _leaves(name, info.linkname):
+            raise Failed(
+                f"{path}: found a link to {info.linkname}, which is not in the backup; expected links within it only"
+            )
+        content.link(name, info.linkname)
+        tar.addfile(info)
+    elif stat.S_ISREG(before.st_mode):
+        info.size = before.st_size
+        with open(path, "rb") as file:
+            reader = _Hashing(file)
+            tar.addfile(info, cast(IO[bytes], reader))
+            after = os.fstat(file.fileno())
+        if (after.st_size, after.st_mtime_ns, after.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino):
+            raise Failed(f"{path}: it was written to while it was read; the next run tries again")
+        content.file(name, info.size, reader.hashed.hexdigest())
+    else:
+        raise Failed(f"{path}: found a socket, pipe or device; expected files, folders and links only")
+
+
+def unpack(file: IO[bytes], places: dict[str, str]) -> Content:
+    """Write a tar's files below the places of their roots, and nowhere else; return what they hold.
+
+    Raises Failed for a tar that this program did not make.
+    """
+    content = Content()
+    folders: list[tuple[str, tarfile.TarInfo]] = []
+    made: set[str] = set()
+    with tarfile.open(fileobj=file, mode="r|") as tar:
+        for info in tar:
+            root, _, rest = info.name.partition("/")
+            parts = info.name.split("/")
+            # A folder comes before what is in it, and a link is no folder: nothing is written through one.
+            fits = (
+                root in places and not {"", ".", ".."} & set(parts) and (not rest or os.path.dirname(info.name) in made)
+            )
+            if not fits or not (
+                info.isreg() or info.isdir() or (info.issym() and not _leaves(info.name, info.linkname))
+            ):
+                raise Failed(f"the backup holds {info.name!r}, which does not belong into it; choose another one")
+            path = f"{places[root]}/{rest}" if rest else places[root]
+            if info.isdir():
+                os.mkdir(path, 0o700)
+                made.add(info.name)
+                folders.append((path, info))
+            elif info.issym():
+                os.symlink(info.linkname, path)
+                content.link(info.name, info.linkname)
+            else:
+                source = tar.extractfile(info)
+                assert source is not None
+                reader = _Hashing(source)
+                with open(path, "xb") as target:
+                    shutil.copyfileobj(reader, target, 1 << 20)
+                    target.flush()
+                    os.fsync(target.fileno())
+                _stamp(path, info)
+                content.file(info.name, info.size, reader.hashed.hexdigest())
+    # Last, as what is written into a folder changes its time.
+    for path, info in reversed(folders):
+        _stamp(path, info)
+    return content
+
+
+def _stamp(path: str, info: tarfile.TarInfo) -> None:
+    os.chmod(path, info.mode & 0o777)
+    os.utime(path, (info.mtime, info.mtime))

@@ -1,0 +1,302 @@
+"""A database of SQLite: backed up while it is written to, and put back with the units that use it stopped.
+
+A backup is made in memory, by SQLite's own online backup: no writer waits for it, and no plaintext comes to be on the
+disk. It takes twice the size of the database in memory for a moment, and is refused where that is not there.
+
+What a restore replaces is moved into a folder `before-restore-…` beside it and never removed. A journal says how far
+one has come: after one that was cut off, `recover` puts the old database back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from databackup import catalog, steps
+from databackup.errors import Failed
+from databackup.restic import CHUNK, Restic
+from databackup.settings import Source
+from databackup.steps import MARGIN, Say, Service
+
+SUFFIX = "sqlite"
+# What SQLite keeps beside a database: writes that are not in it yet, and who has read how far.
+BESIDE = ("-wal", "-shm", "-journal")
+MASK = (1 << 128) - 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a database holds."""
+
+    rows: int
+    digest: str
+
+
+def summarize(connection: sqlite3.Connection) -> Summary:
+    """Read a whole database; the digest does not depend on the order of its rows, nor on where they are in the file.
+
+    Raises sqlite3.Error where it cannot be read.
+    """
+    # Text that is no UTF-8 is data, too.
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    total = rows = 0
+    schema = connection.execute("SELECT type, name, tbl_name, sql, rootpage FROM sqlite_schema").fetchall()
+    for kind, name, of, sql, root in schema:
+        total += _hash("schema", (kind, name, of, sql))
+        # A virtual table has no page; its rows are in tables of its own, which are listed like any other.
+        if kind == "table" and root:
+            escaped = str(name).replace('"', '""')
+            for row in connection.execute(f'SELECT * FROM "{escaped}"'):
+                total += _hash(name, row)
+                rows += not str(name).startswith("sqlite_")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    total += _hash("user_version", (version,))
+    return Summary(rows, f"{total & MASK:032x}")
+
+
+def _hash(name: str, row: tuple[Any, ...]) -> int:
+    # ascii() tells types apart, and is the same in all versions of Python.
+    return int.from_bytes(hashlib.blake2b(ascii((name, row)).encode(), digest_size=16).digest(), "big")
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Raise Failed if SQLite finds a database damaged."""
+    # It would sort in a file otherwise.
+    connection.execute("PRAGMA temp_store = MEMORY")
+    found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(5)")]
+    if found != ["ok"]:
+        raise Failed(f"SQLite's integrity check finds it damaged: {' / '.join(found)[:500]}")
+
+
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, isolation_level=None)
+
+
+def _available_memory() -> int:
+    found = re.search(r"MemAvailable:\s+([0-9]+) kB", Path("/proc/meminfo").read_text())
+    return int(found[1]) << 10 if found else 1 << 62
+
+
+class Sqlite:
+    """One database, and what uses it."""
+
+    def __init__(self, source: Source, say: Say, service: Service) -> None:
+        self.source = source
+        self.say = say
+        self.service = service
+        self.database = Path(os.path.realpath(source.options["database"]))
+        self.user = str(source.options["user"])
+        self.new = self.database.with_name(f"{self.database.name}.restore-new")
+        self.journal = steps.Journal(self.database.with_name(f".{self.database.name}.restore.json"), source.name)
+
+    def backup(self, restic: Restic) -> dict[str, Any]:
+        """Write a backup and return its manifest, with `id`; raises Failed, and then there is no new one."""
+        self.journal.refuse()
+        when = datetime.now(UTC).replace(microsecond=0)
+        try:
+            with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
+                self._copy(copy)
+                try:
+                    _check(copy)
+                    summary = summarize(copy)
+                except sqlite3.Error as error:
+                    raise Failed(f"{self.database}: it cannot be read whole: {error}") from None
+                image = copy.serialize()
+        except MemoryError:
+            raise Failed(f"{self.database}: there is not memory enough for a copy of it") from None
+        # Only a whole copy is handed over; until the end of it restic makes no snapshot.
+        writer = catalog.open_data(restic, self.source, SUFFIX, when)
+        try:
+            for data in _pieces(image):
+                writer.write(data)
+            written = writer.commit()
+        finally:
+            writer.abort()
+        manifest = {
+            "kind": self.source.kind,
+            "source": self.source.name,
+            "environment": self.source.environment,
+            "host": self.source.host,
+            "time": when.isoformat(),
+            "items": summary.rows,
+            "digest": summary.digest,
+            "bytes": len(image),
+            "sha256": hashlib.sha256(image).hexdigest(),
+            "sqlite_version": sqlite3.sqlite_version,
+            "about": {"database": str(self.database)},
+            "data": written,
+        }
+        return {**manifest, "id": catalog.write_manifest(restic, self.source, manifest, when)}
+
+    def _copy(self, copy: sqlite3.Connection) -> None:
+        try:
+            size = self.database.stat().st_size
+            with suppress(FileNotFoundError):
+                size += self.database.with_name(f"{self.database.name}-wal").stat().st_size
+        except OSError as error:
+            raise Failed(
+                f"{self.database}: {error.strerror}; expected the application's database, which it makes at its start"
+            ) from None
+        if size == 0:
+            raise Failed(f"{self.database}: found an empty file; expected a database with the application's tables")
+        available, needed = _available_memory(), 2 * size + MARGIN
+        if available < needed:
+            raise Failed(
+                f"{self.database}: found {available >> 20} MiB of memory free; expected room for a copy, {needed >> 20} MiB"
+            )
+        try:
+            # In one step: pages that are written meanwhile go to the log, and the copy is of one moment.
+            with closing(_open(self.database, "mode=ro")) as source:
+                source.backup(copy)
+        except sqlite3.Error as error:
+            raise Failed(f"{self.database}: SQLite cannot copy it: {error}") from None
+
+    # --- Restore ---
+
+    def check(self, manifest: dict[str, Any], environment: str) -> None:
+        """Raise Failed if the backup does not fit this host."""
+        steps.fits(self.source, manifest, environment)
+        if int(str(manifest["sqlite_version"]).split(".")[0]) > sqlite3.sqlite_version_info[0]:
+            raise Failed(
+                f"the backup was made by SQLite {manifest['sqlite_version']}, and {sqlite3.sqlite_version} is here, which "
+                "cannot read it; expected the same version or a newer one"
+            )
+        if not self.database.parent.is_dir():
+            raise Failed(
+                f"{self.database.parent}: there is no such folder; the role of the application makes it, run it first"
+            )
+        steps.room(self.database.parent, int(manifest["bytes"]) + MARGIN, "the backup beside what is there")
+
+    def would(self, manifest: dict[str, Any]) -> list[str]:
+        """Say what a restore would do."""
+        unit = self.source.options["unit"]
+        return [
+            f"fetch {manifest['bytes']} bytes into {self.new}, compare their SHA-256 and {manifest['items']} rows' digest",
+            f"stop {unit}" if unit else "see that no process has the database open",
+            f"move {self.database} into a folder before-restore-… beside it",
+            f"put the backup in its place and start {unit or 'nothing'} again, if it ran",
+            "if anything is wrong, put back what was there",
+        ]
+
+    def restore(
+        self, restic: Restic, backup: str, manifest: dict[str, Any], environment: str, full: bool
+    ) -> dict[str, Any]:
+        """Restore a backup and return what was done; raises Failed after the old database is back in place."""
+        if undone := self.recover():
+            self.say(undone)
+        self.check(manifest, environment)
+        clock = steps.Clock()
+        try:
+            with clock.phase("fetch"):
+                self.say(f"Fetching {int(manifest['bytes']) >> 20} MiB; the application goes on")
+                self._fetch(restic, manifest)
+            with clock.phase("compare"):
+                compared = self._compare(manifest)
+            with clock.phase("exchange"):
+                self.say("Stopping the application and putting the backup in place")
+                aside, active = self._exchange(backup)
+            with clock.phase("start"):
+                if active:
+                    self.say("Starting the application")
+                    self.service.start(float(self.source.options.get("start_timeout", 120)))
+                    if not self.service.active():
+                        raise Failed(f"{self.source.options['unit']} does not stay active after the restore")
+                self.journal.forget()
+        except BaseException as error:
+            raise steps.put_back(error, self.recover, self.say, sqlite3.Error) from error
+        kept = str(aside)
+        with suppress(OSError):
+            # Nothing was there before.
+            aside.rmdir()
+            kept = ""
+        return {**compared, "kept": kept, "seconds": clock.seconds}
+
+    def _fetch(self, restic: Restic, manifest: dict[str, Any]) -> None:
+        with self.new.open("xb") as file:
+            steps.receive(restic, manifest, SUFFIX, file, self.say)
+        mode = self.database.stat().st_mode & 0o777 if self.database.exists() else 0o640
+        steps.chown(self.new, self.user)
+        self.new.chmod(mode)
+
+    def _compare(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        try:
+            # Nothing is made beside it.
+            with closing(_open(self.new, "mode=ro&immutable=1")) as fetched:
+                _check(fetched)
+                summary = summarize(fetched)
+        except sqlite3.Error as error:
+            raise Failed(f"SQLite {sqlite3.sqlite_version} cannot read the backup: {error}") from None
+        return steps.same(manifest, summary.rows, summary.digest, "rows")
+
+    def _exchange(self, backup: str) -> tuple[Path, bool]:
+        aside = self.database.with_name(f"before-restore-{steps.stamp()}")
+        if aside.exists():
+            raise Failed(f"{aside}: it is there already; was another restore made this second? Try again")
+        active = self.service.active()
+        self.journal.note(
+            {"backup": backup, "aside": aside.name, "had": self.database.exists(), "active": active},
+        )
+        # A part of it may run though it does not.
+        self.service.stop()
+        if found := steps.holders(self.database):
+            raise Failed(
+                f"{self.database}: processes {', '.join(map(str, found))} have it open, though the application was stopped; "
+                "end them first, or their writes would be lost"
+            )
+        aside.mkdir(mode=0o700)
+        steps.chown(aside, self.user)
+        # The database first: where it is missing, what lies beside it is still its own.
+        for suffix in ("", *BESIDE):
+            item = self.database.with_name(self.database.name + suffix)
+            if item.exists():
+                item.rename(aside / item.name)
+        self.new.rename(self.database)
+        steps.keep_names(aside)
+        steps.keep_names(self.database.parent)
+        return aside, active
+
+    def recover(self) -> str:
+        """Put the old database back if a restore was cut off; return what was done, or nothing."""
+        with steps.in_words():
+            return self._put_back(self.journal.read())
+
+    def _put_back(self, noted: dict[str, Any] | None) -> str:
+        if noted is None:
+            self.new.unlink(missing_ok=True)
+            return ""
+        self.service.stop()
+        aside = self.database.with_name(noted["aside"])
+        # Made after the stop: without it nothing was moved.
+        if aside.is_dir():
+            kept = aside / self.database.name
+            if self.database.exists() and (kept.exists() or not noted["had"]):
+                # All that is here is of the backup, as the old database was moved with what lay beside it.
+                for suffix in ("", *BESIDE):
+                    self.database.with_name(self.database.name + suffix).unlink(missing_ok=True)
+            for suffix in (*BESIDE, ""):
+                item = aside / (self.database.name + suffix)
+                if item.exists():
+                    item.rename(self.database.with_name(item.name))
+            with suppress(OSError):
+                aside.rmdir()
+        self.new.unlink(missing_ok=True)
+        steps.keep_names(self.database.parent)
+        if noted["active"]:
+            self.service.start(float(self.source.options.get("start_timeout", 120)))
+        self.journal.forget()
+        return f"The data from before are back, as of the restore of {noted['backup'][:8]} that did not end."
+
+
+def _pieces(image: bytes) -> Iterator[memoryview]:
+    view = memoryview(image)
+    for at in range(0, len(view), CHUNK):
+        yield view[at : at + CHUNK]

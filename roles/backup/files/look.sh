@@ -1,0 +1,33 @@
+# Print what the role must know of a host, as name=value lines. Changes nothing.
+#   look.sh CONFIG STATE PACKAGE…
+config=$1 state=$2
+shift 2
+missing=
+for package in "$@"; do
+  case $(dpkg-query --show --showformat='${db:Status-Abbrev}' "$package" 2>/dev/null) in
+    ii*) ;;
+    *) missing="$missing $package" ;;
+  esac
+done
+echo "missing=${missing# }"
+echo "key=$(cat "$config/ssh/id_ed25519.pub" 2>/dev/null)"
+sources= backed=
+for file in "$config"/source-*.json; do
+  [ -e "$file" ] || continue
+  name=${file##*/source-} name=${name%.json}
+  sources="$sources $name"
+  grep -qs '"success"\|"skipped"' "$state/$name.json" && backed="$backed $name"
+done
+echo "sources=${sources# }"
+echo "backed=${backed# }"
+timers=
+for unit in /etc/systemd/system/timers.target.wants/databackup*.timer; do
+  [ -e "$unit" ] && systemctl --quiet is-active "${unit##*/}" && timers="$timers ${unit##*/}"
+done
+echo "timers=${timers# }"
+[ ! -e /etc/systemd/system/multi-user.target.wants/databackup-recover.service ] || echo "recover=yes"
+# systemd has read other files than are there now.
+for unit in databackup@.service databackup@.timer databackup-maintain.service databackup-maintain.timer; do
+  [ "$(systemctl show --property NeedDaemonReload --value "$unit" 2>/dev/null)" != yes ] || echo "reload=yes"
+done
+:
