@@ -2,12 +2,12 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up verify down lint test audit-mutate bench-converge bench-app \
-	drill-outage drill-cold drill-fanout clean
+	bench-backup drill-outage drill-cold drill-fanout drill-recovery clean
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # molecule calls ansible-config from PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 MOLECULE := molecule -c molecule/config.yml
-SCENARIOS := standalone scaled debian13
+SCENARIOS := standalone scaled recovery debian13
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,14 @@ drill-cold: ## Send a thousand requests at once for a price that is not cached, 
 drill-fanout: ## Send updates through two instances to 200 WebSockets; OPTIONS="--updates 10000" (about five minutes)
 	@requirements/install bench
 	@.venv-bench/bin/python -m drills.fanout $(OPTIONS)
+
+drill-recovery: ## Lose both hosts of the lab, rebuild them from the backup, and report how long it took (about three minutes)
+	@requirements/install test
+	@drills/recovery
+
+bench-backup: ## Time a backup and a restore of 1 GB against the bare work (about three minutes)
+	@requirements/install test
+	@.venv/bin/python tests/bench_backup.py $(OPTIONS)
 
 clean: ## make down PURGE=1, and remove the virtual environments and caches
 	@$(MAKE) --no-print-directory down PURGE=1

@@ -118,6 +118,12 @@ def outsider() -> Host:
     return connect("outsider")
 
 
+@pytest.fixture(scope="session")
+def vault1() -> Host:
+    """The host that holds the backups."""
+    return connect("vault1")
+
+
 def secret(name: str) -> str:
     """Return one of the lab's secrets."""
     return (LAB / "secrets" / name).read_text().strip()

@@ -983,7 +983,7 @@ def test_the_program_has_all_kinds(
         assert hashlib.sha256(to.read_bytes()).hexdigest() == made["sha256"]
         assert to.read_bytes().startswith(beginning)
         assert str(made["items"]) in " ".join(kinds.of(source, quiet).would(made))
-        assert program.recover(Namespace(name=source.name, config=etc)) == {"recovered": False}
+        assert program.recover(Namespace(name=source.name, boot=False, config=etc)) == {"recovered": []}
     unknown = Source("x", "mysql", "test", "here", {}, state=str(tmp_path / "state"))
     etc = lite.repository.etc(tmp_path / "etc", unknown)
     with pytest.raises(Failed, match="found kind 'mysql'; expected one of redis, sqlite, postgresql, files"):

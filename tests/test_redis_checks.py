@@ -18,7 +18,13 @@ def judge(folder: Path, name: str, state: dict[str, str]) -> tuple[int, str]:
             "connection": "local",
             "gather_facts": False,
             "vars_files": [str(PROJECT / "roles/redis/vars/main/checks.yml")],
-            "vars": {"redis_kernel": True, "redis_somaxconn": 1024, "__redis_state": state, "redis_clients": ["::1"]},
+            "vars": {
+                "redis_kernel": True,
+                "redis_somaxconn": 1024,
+                "__redis_state": state,
+                "redis_clients": ["::1"],
+                "redis_appendonly": True,
+            },
             "tasks": [
                 {
                     "checks": {
@@ -60,3 +66,17 @@ def test_the_kernel_is_judged_by_its_figures(tmp_path: Path, change: dict[str, s
 def test_the_exposure_has_a_limit(tmp_path: Path, exposure: str, well: bool) -> None:
     name = "exposure in systemd-analyze security, of 10"
     assert (judge(tmp_path, name, {"Exposure": exposure})[0] == 0) is well
+
+
+@pytest.mark.parametrize(
+    ("state", "well"),
+    [
+        ({}, True),
+        ({"Cut": "cut at its end: 70 bytes were dropped", "CutAge": "90"}, False),
+        ({"Cut": "cut at its end: 70 bytes were dropped", "CutAge": "90000"}, True),
+    ],
+)
+def test_a_cut_file_is_a_failure_for_a_day(tmp_path: Path, state: dict[str, str], well: bool) -> None:
+    code, output = judge(tmp_path, "append-only file at the last start", state)
+    assert (code == 0) is well, output
+    assert well or "cut at its end: 70 bytes were dropped" in output

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import Server, free_port, load
+from conftest import Server, free_port, load, server_command
 
 for library in ("resp", "redis_server"):
     load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
@@ -108,6 +111,48 @@ def test_the_old_configuration_is_named_where_there_is_one(tmp_path: Path) -> No
     assert "put right" in service.advice({"config_file": str(config)})
     Path(f"{config}.previous").write_text("")
     assert f"{config}.previous" in service.advice({"config_file": str(config)})
+
+
+def start_by_hand(folder: Path, port: int) -> int:
+    """Start a server with an append-only file, have it write and end, unless it ends itself; return its exit code."""
+    config = folder / "redis.conf"
+    config.write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile {folder}/log\nappendonly yes\nsave ''\n")
+    process = subprocess.Popen([server_command(folder), str(config)])
+    try:
+        while process.poll() is None:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as client:
+                client.sendall(b"SET a 1\r\n")
+                # While it loads its files it would end, too, if it were told to.
+                if client.recv(99).startswith(b"+OK"):
+                    client.sendall(b"SHUTDOWN NOSAVE\r\n")
+                    process.wait(10)
+        return process.returncode
+    finally:
+        process.kill()
+
+
+def test_data_that_redis_refuses_have_two_ways_out(tmp_path: Path) -> None:
+    folder, port = tmp_path / "redis", free_port()
+    folder.mkdir()
+    params = {"config_file": str(folder / "redis.conf"), "log_file": str(folder / "log"), "unit": "none"}
+    assert start_by_hand(folder, port) == 0
+    assert "put right" in service.advice(params)
+    Path(f"{params['config_file']}.previous").write_text("")
+    # In the middle.
+    file = next(folder.glob("appendonlydir/*.incr.aof"))
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"*3", b"?3", 1))
+    (folder / "redis-server").unlink(missing_ok=True)
+    assert start_by_hand(folder, port) == 1
+    said = service.advice(params)
+    assert f"Bad file format reading the append only file {file.name}" in said
+    for words in ("playbooks/repair.yml", "re-sync from a replica", "playbooks/restore.yml", "not changed"):
+        assert words in said
+    # What an earlier start said is not true for ever.
+    file.write_bytes(whole)
+    (folder / "redis-server").unlink(missing_ok=True)
+    assert start_by_hand(folder, port) == 0
+    assert "repair.yml" not in service.advice(params)
 
 
 def test_nothing_to_do_is_no_change() -> None:

@@ -6,7 +6,8 @@
       arguments: [--as-of, 2026-01-31T14:00:00Z]
 
 Returns `result`, what `databackup --json` printed; `rc`; and `began` and `ended` in seconds of the epoch, by the
-controller's clock. In check mode a restore is a dry run, and nothing else is run.
+controller's clock. In check mode a restore is a dry run, a repair only tells what it would do, a diagnosis is made, and
+nothing else is run.
 
 The run is a unit of systemd's on the host: a controller that goes away does not end it in the middle, and a second play
 finds it and says so.
@@ -71,9 +72,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
         words = [str(word) for word in arguments]
         if self._task.check_mode:
-            if command != "restore":
+            if command not in ("restore", "repair", "diagnose"):
                 return {**result, "skipped": True, "msg": "nothing is run in check mode"}
-            words.append("--dry-run")
+            # A repair changes nothing unless it is confirmed, and a diagnosis never does.
+            words = [word for word in words if word != "--confirm"] + (["--dry-run"] if command == "restore" else [])
         unit = "-".join(part for part in ("databackup-run", command, name) if part)
         line = ["/usr/local/sbin/databackup", "--json", command, *([name] if name else []), *words]
         began = time.time()
@@ -95,7 +97,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             told = {"msg": f"{command} {name} ended with {code} and without a result: {output[-500:] or 'not a word'}"}
         if code != 0:
             return {**result, "failed": True, "msg": told.get("msg", output)}
-        changes = command in ("restore", "backup", "maintain") and not told.get("dry_run") and "skipped" not in told
+        changes = (
+            command in ("restore", "repair", "backup", "maintain") and not told.get("dry_run") and "skipped" not in told
+        )
         return {**result, "changed": bool(told.get("changed", changes)), "result": told}
 
     def _remote(self, script: str) -> dict[str, Any]:

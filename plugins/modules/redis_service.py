@@ -42,6 +42,7 @@ main_pid: {description: The server's process., type: int, returned: always but i
 """
 
 import os  # noqa: E402 - Ansible wants the documentation first
+import re  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
@@ -54,6 +55,15 @@ from ansible.module_utils.resp import ProtocolError  # noqa: E402
 
 # Refusals in a row, a second apart, after which waiting is no use: each wrong login is a line in the ACL log.
 PATIENCE = 3
+# Of the log, bytes that may hold the last start.
+LOG = 200_000
+# What Redis says when it does not take its files. The first line is the cause: others follow from it.
+REFUSED = re.compile(
+    r"(?:Bad file format|Unknown command .* reading the append only file|Short read or OOM loading DB"
+    r"|Wrong signature trying to load DB|Wrong RDB checksum|Internal error in RDB|Can't handle RDB format"
+    r"|Terminating server after rdb|Invalid AOF manifest|Unable to obtain the AOF file"
+    r"|Fatal error: the truncated file).*"
+)
 PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,FragmentPath"
 
 
@@ -164,8 +174,37 @@ def evidence(params: dict[str, Any]) -> str:
     return "\n".join(subprocess.run(c, capture_output=True, text=True, check=False).stdout for c in commands)
 
 
+def refusal(params: dict[str, Any]) -> str:
+    """Return why Redis did not take its files at its last start, in its own words; empty when it was not that."""
+    try:
+        path = params.get("log_file") or ""
+        with open(path, "rb") as file:
+            file.seek(max(0, os.stat(path).st_size - LOG))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        command = ["journalctl", "--unit", params.get("unit", ""), "--lines", "50", "--no-pager", "--output", "cat"]
+        try:
+            text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        except OSError:
+            return ""
+    # Of a start that went well, nothing that an earlier one said is true any more.
+    found = REFUSED.search(text.rpartition("Redis is starting")[2])
+    return found[0].strip() if found else ""
+
+
 def advice(params: dict[str, Any]) -> str:
     """Return what an operator can do about a server that does not come up."""
+    refused = refusal(params)
+    if refused:
+        # One file that was cut, and not the last: that Redis has shortened it before it refused it.
+        unchanged = "" if "truncated" in refused else " They were not changed."
+        # The advice of Redis itself, redis-check-aof --fix, would be the way that loses most.
+        return (
+            f"Redis refuses its data: {refused}.{unchanged} There are two ways out: playbooks/repair.yml "
+            "says where the damage is and what each remedy costs, and takes the better one (a re-sync from a replica, "
+            "else the latest backup, else a fix, which loses all behind the damage), once it is confirmed; and "
+            "playbooks/restore.yml brings back a backup that you choose."
+        )
     previous = f"{params['config_file']}.previous"
     if params["config_file"] and os.path.exists(previous):
         return f"The configuration from before the last change is {previous}."

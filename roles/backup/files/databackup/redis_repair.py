@@ -13,7 +13,6 @@ its primary, so a server that lost its data cannot empty it.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import re
 import shlex
@@ -41,6 +40,9 @@ WAYS = (REPLICA, RESTORE, FIX)
 LOG = 1 << 20
 BEHIND = 64 << 20
 COUNTED = 1 << 30
+CHUNK = 4 << 20
+# Seconds from the note of the sizes to the start that it belongs to.
+FRESH = 600
 # As Redis writes a command, from its number of words to the length of the first.
 COMMAND = re.compile(rb"\*[1-9][0-9]{0,8}\r\n\$[1-9][0-9]{0,3}\r\n[A-Za-z]")
 START = "Redis is starting"
@@ -162,14 +164,15 @@ def ends_early(path: Path, whole: int) -> bool:
 def commands_behind(path: Path, whole: int) -> int | None:
     """Return about how many commands begin behind a place; None where there is too much to look through."""
     size = path.stat().st_size
-    if size - whole > COUNTED or size == whole:
-        return 0 if size == whole else None
-    page = whole - whole % mmap.ALLOCATIONGRANULARITY
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), size - page, access=mmap.ACCESS_READ, offset=page) as view,
-    ):
-        return sum(1 for _ in COMMAND.finditer(view, whole - page))
+    if size - whole > COUNTED:
+        return None
+    with path.open("rb") as file:
+        file.seek(whole)
+        # Whether there are any is to be right; of many, a line that begins like one will do, which is much faster.
+        count = sum(1 for _ in COMMAND.finditer(file.read(CHUNK)))
+        while data := file.read(CHUNK):
+            count += data.count(b"\r\n*")
+    return count
 
 
 # --- The diagnosis ---
@@ -208,7 +211,11 @@ class Repair:
         self.unit = str(self.options["unit"])
 
     def diagnose(self) -> Diagnosis:
-        """Read the server's files and its log, and return what is wrong; changes nothing."""
+        """Read the server's files and its log, and return what is wrong; changes nothing.
+
+        A base and a dump have a checksum. What is appended has none: a value that was changed and has kept its length is
+        not found, neither here nor by Redis.
+        """
         if self.target.journal.exists():
             raise Failed(
                 f"a restore was cut off, so what is in {self.target.data} is neither the old nor the new data; "
@@ -281,7 +288,8 @@ class Repair:
         """Return how much a start has dropped, if the file's length was noted before it."""
         try:
             path = sizes_file(self.target)
-            if datetime.fromtimestamp(int(path.stat().st_mtime), UTC).isoformat() > cut.time:
+            # What was noted long before another start says nothing of this one.
+            if not 0 <= datetime.fromisoformat(cut.time).timestamp() - int(path.stat().st_mtime) < FRESH:
                 return None
             sizes = dict(line.rsplit(" ", 1) for line in path.read_text().splitlines())
             dropped = int(sizes.get(cut.file, 0)) - cut.offset

@@ -325,7 +325,8 @@ def restore(
     say = target.say
 
     def fetch() -> Path:
-        say(f"Fetching {int(manifest['bytes']) >> 20} MiB; Redis goes on serving")
+        serving = "; Redis goes on serving" if target.service.active() else ""
+        say(f"Fetching {int(manifest['bytes']) >> 20} MiB{serving}")
         return target.fetch(restic, manifest)
 
     undone = target.recover()

@@ -143,9 +143,9 @@ class Patience:
         # At a place, as restic writes at the file's own.
         text = os.pread(self.err.fileno(), CHUNK, 0).decode(errors="replace")
         if max(Counter(found[0] for found in LASTING.findall(text)).values(), default=0) >= TRIES:
-            end(self.process)
+            _kill(self.process)
         if now - self.since > self.seconds:
-            end(self.process)
+            _kill(self.process)
             raise Silent(
                 f"the repository's host has not answered for {self.seconds:g} s; see that it is up and reached from here, "
                 "and that its disk is not stuck"
@@ -321,6 +321,14 @@ class Restic:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Kill a child that still runs, with what it has started, and close its pipes."""
+    _kill(process)
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         # Of its ssh, in a group of its own, nobody else would take care while that waits for a host.
         started = _children(process.pid)
@@ -329,10 +337,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with suppress(OSError):
-                stream.close()
 
 
 def _children(parent: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,13 +29,20 @@ class Unit:
         self.command = command
         self.drop_in = RUNTIME / f"{name}.d" / "restore.conf"
 
+    def state(self) -> str:
+        """Return its state in systemd's words; `activating`, too, where it is only about to."""
+        told = _systemctl("show", "--property", "ActiveState,Job", self.name).stdout.split()
+        values = dict(item.split("=", 1) for item in told if "=" in item)
+        # A job that waits for its turn has not changed the state yet.
+        return "activating" if values.get("Job", "0") not in ("", "0") else values.get("ActiveState", "unknown")
+
     def active(self) -> bool:
         """Tell whether it runs or is about to."""
         return _systemctl("is-active", self.name).stdout.strip() in ("active", "activating", "reloading")
 
     def failed(self) -> bool:
         """Tell whether it has ended, and will not start by itself."""
-        return _systemctl("is-active", self.name).stdout.strip() in ("failed", "inactive")
+        return self.state() in ("failed", "inactive")
 
     def stop(self) -> None:
         """Stop it, and wait until it has ended; raises Failed when it does not."""
@@ -63,6 +71,9 @@ class Unit:
         """Make the unit as it was before `start_apart`; what runs goes on."""
         if self.drop_in.exists():
             self.drop_in.unlink()
+            # Somebody else may have one there.
+            with suppress(OSError):
+                self.drop_in.parent.rmdir()
             _systemctl("daemon-reload")
 
     def start(self, seconds: float) -> None:
@@ -74,7 +85,7 @@ class Unit:
         _systemctl("start", "--no-block", self.name)
         deadline = time.monotonic() + seconds
         while True:
-            state = _systemctl("is-active", self.name).stdout.strip()
+            state = self.state()
             if state == "active":
                 return
             if state in ("failed", "inactive") or time.monotonic() > deadline:

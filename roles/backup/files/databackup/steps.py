@@ -239,7 +239,7 @@ class Units(Unit):
         # A target is active whatever became of its parts.
         for name in self._members("Wants", "Requires"):
             member = Unit(name, [])
-            while (state := _systemctl("is-active", name).stdout.strip()) != "active":
+            while (state := member.state()) != "active":
                 if state in ("failed", "inactive") or time.monotonic() > deadline:
                     raise Failed(f"{name} does not start ({state}): {member.last_words()}")
                 time.sleep(0.1)

@@ -1,0 +1,72 @@
+"""What the scenario's tests share: databackup on a host, data of all types, and the digest of what is live."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from testinfra.backend.base import CommandResult
+from testinfra.host import Host
+
+# Found in no repository, spool or log, if backups are what they say.
+PLAINTEXT = "the-value-that-nobody-may-read"
+
+# All types, packed and large, binary, with and without an end; some keys are the application's own.
+FILL = """
+local text = '%s'
+for i = 1, 400 do
+  redis.call('SET', 'qd:lab:text:' .. i, text .. string.rep('x', i))
+  redis.call('SET', 'qd:lab:soon:' .. i, i, 'EX', 86400)
+  redis.call('HSET', 'qd:lab:quote:' .. i %% 20, 'bid:' .. i, i / 7, 'ask', i / 3)
+  redis.call('SADD', 'qd:lab:desk:' .. i %% 7, 'trader-' .. i)
+  redis.call('SADD', 'qd:lab:numbers', i * 70000)
+  redis.call('ZADD', 'qd:lab:board', i / 9, 'symbol-' .. i)
+  redis.call('RPUSH', 'qd:lab:tape:' .. i %% 3, string.rep('t', i %% 90))
+  redis.call('XADD', 'qd:lab:trades', i .. '-1', 'price', i, 'size', i * 10)
+  redis.call('PFADD', 'qd:lab:seen', i)
+  redis.call('SETBIT', 'qd:lab:bits', i * 3, 1)
+end
+redis.call('SET', 'qd:lab:binary', '\\0\\255\\r\\n\\1' .. string.char(200, 201))
+redis.call('GEOADD', 'qd:lab:places', 13.4, 52.5, 'Berlin')
+redis.call('XGROUP', 'CREATE', 'qd:lab:trades', 'settlement', '0')
+redis.call('XREADGROUP', 'GROUP', 'settlement', 'one', 'COUNT', '3', 'STREAMS', 'qd:lab:trades', '>')
+return redis.call('DBSIZE')
+"""
+
+
+def databackup(host: Host, *words: str, code: int = 0) -> dict[str, Any]:
+    """Run databackup on a host and return its result."""
+    done = host.run(f"databackup --json {' '.join(words)}")
+    assert done.rc == code, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def python(host: Host, code: str) -> CommandResult:
+    """Run Python on a host."""
+    return host.run(f"python3 - <<'END'\n{code}\nEND")
+
+
+def fill(host: Host) -> int:
+    """Write data of all types into Redis, in place of what it has; return the number of keys."""
+    host.check_output("redis-admin FLUSHALL")
+    done = host.run(f"redis-admin --eval /dev/stdin <<'END'\n{FILL % PLAINTEXT}\nEND")
+    assert done.rc == 0, done.stdout + done.stderr
+    return int(done.stdout.strip().split()[-1])
+
+
+def live(host: Host) -> dict[str, Any]:
+    """Return keys and digest of what Redis has now, by a snapshot of its own that is read on the host."""
+    code = """
+import json, sys
+sys.path.insert(0, "/usr/local/lib")
+from databackup import rdb, settings
+from databackup.redis_server import connect, credentials
+from databackup.replication import Snapshot
+options = settings.source("redis").options
+with connect(options["server"], credentials(options["credentials_file"])) as client:
+    summary = rdb.summarize(Snapshot(client).chunks())
+print(json.dumps({"keys": summary.keys, "digest": summary.digest}))
+"""
+    found: dict[str, Any] = json.loads(python(host, code).stdout)
+    return found
