@@ -82,8 +82,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         started = self._remote(START.format(unit=unit, running=RUNNING, command=shlex.join(line)))
         if started["rc"] == RUNNING:
             raise AnsibleActionFail(
-                f"{command} {name}: another run does that on this host already. Follow it with journalctl --follow "
-                f"--unit {unit}, or end it with systemctl stop {unit}, which puts everything back"
+                f"{command} {name}: another run does that on this host already. Follow it with tail -f "
+                f"/run/databackup/{unit}.err, or end it with systemctl stop {unit}, which puts everything back"
             )
         if started["rc"] != 0:
             raise AnsibleActionFail(
@@ -123,7 +123,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if len(parts) != 4:
                 if time.monotonic() - heard > PATIENCE:
                     raise AnsibleActionFail(
-                        f"the host does not answer any more. The run goes on there by itself: journalctl --unit {unit}"
+                        f"the host does not answer any more. The run goes on there by itself: tail -f "
+                        f"/run/databackup/{unit}.err"
                     )
                 time.sleep(1)
                 continue

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -74,7 +74,7 @@ def backup(arguments: argparse.Namespace) -> dict[str, Any]:
     with only_one(source, "a backup"):
         began = time.monotonic()
         try:
-            result = kinds.of(source, say).backup(restic)
+            result = restic.patiently(lambda: kinds.of(source, say).backup(restic))
         except BaseException as error:
             status.record_failure(source, str(error) or type(error).__name__)
             raise
@@ -114,10 +114,14 @@ def restore(arguments: argparse.Namespace) -> dict[str, Any]:
     """Bring a backup back."""
     source = settings.source(arguments.name, arguments.config)
     restic = Restic(settings.repository(arguments.config))
-    with only_one(source, "a restore", wait=arguments.wait):
+    with only_one(source, "a restore", wait=arguments.wait), ExitStack() as stack:
         began = time.monotonic()
         say("Asking the repository")
         wanted = chosen(arguments, source, restic)
+        suffix = kinds.SUFFIXES.get(wanted.facts.get("kind", ""))
+        if suffix and not arguments.dry_run:
+            path = f"/{wanted.facts.get('source')}.{suffix}"
+            stack.enter_context(restic.ahead(wanted.facts.get("data", ""), path))
         manifest = catalog.manifest(restic, wanted)
         age = (datetime.now(UTC) - wanted.time).total_seconds()
         result: dict[str, Any] = {

@@ -26,8 +26,10 @@ class Backup:
     id: str
     time: datetime
     host: str
-    # What its tags say: source, environment, kind, items, digest.
+    # What its tags say: source, environment, kind, items, digest, data.
     facts: dict[str, str]
+    # It came by `restic copy`, which gives snapshots new ids: its data have another one than it says.
+    copied: bool = False
 
     @property
     def line(self) -> str:
@@ -56,7 +58,7 @@ def backups(restic: Restic, *tags: str) -> list[Backup]:
     found = []
     for item in restic.snapshots(PROGRAM, "manifest", *tags):
         facts = dict(tag.split("=", 1) for tag in item.get("tags") or [] if "=" in tag)
-        found.append(Backup(item["id"], parse_time(item["time"]), item["hostname"], facts))
+        found.append(Backup(item["id"], parse_time(item["time"]), item["hostname"], facts, "original" in item))
     return found
 
 
@@ -68,7 +70,9 @@ def choose(found: list[Backup], wanted: str, as_of: str, name: str) -> Backup:
         limit = parse_time(as_of)
         before = [backup for backup in found if backup.time <= limit]
         if not before:
-            raise Failed(f"there is no backup of {name} up to {as_of}; the first is {found[0].line.strip()}")
+            raise Failed(
+                f"there is no backup of {name} up to {as_of}; the first is {found[0].id[:8]} of {found[0].time:%Y-%m-%dT%H:%M:%SZ}"
+            )
         return before[-1]
     if wanted != "latest":
         fitting = [backup for backup in found if backup.id.startswith(wanted)]
@@ -112,12 +116,24 @@ def write_manifest(restic: Restic, source: Source, manifest: dict[str, Any], whe
 
 def manifest(restic: Restic, backup: Backup) -> dict[str, Any]:
     """Return the manifest of a backup; raises Failed when it cannot be read."""
-    text = b"".join(restic.read(backup.id, f"/{backup.facts.get('source', '')}.json"))
+    text = b"".join(restic.read(backup.id, f"/{backup.facts.get('source', '')}.json", "--no-lock"))
     try:
         loaded: dict[str, Any] = json.loads(text)
-        return loaded
     except ValueError as error:
         raise Failed(f"the manifest of backup {backup.id[:8]} is damaged: {error}; choose another backup") from None
+    if backup.copied:
+        loaded["data"] = _copy_of(restic, str(loaded["data"]), backup)
+    return loaded
+
+
+def _copy_of(restic: Restic, data: str, backup: Backup) -> str:
+    for item in restic.snapshots(PROGRAM, "data", f"source={backup.facts.get('source', '')}"):
+        if str(item.get("original", item["id"])).startswith(data):
+            return str(item["id"])
+    raise Failed(
+        f"backup {backup.id[:8]} is a copy, and its data ({data[:8]}) were not copied; copy all of the repository, or "
+        "choose another backup"
+    )
 
 
 def orphans(restic: Restic, older_than: datetime) -> list[str]:
@@ -127,5 +143,5 @@ def orphans(restic: Restic, older_than: datetime) -> list[str]:
     return [
         item["id"]
         for item in restic.snapshots(PROGRAM, "data")
-        if not item["id"].startswith(named) and parse_time(item["time"]) < older_than
+        if not str(item.get("original", item["id"])).startswith(named) and parse_time(item["time"]) < older_than
     ]

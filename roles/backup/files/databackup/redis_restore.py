@@ -291,7 +291,11 @@ class Target:
                         raise Failed("Redis took longer to begin its snapshot than keys may live")
                 found = {"keys": live.keys_after(moment), "digest": live.digest_after(moment)}
             else:
-                count = int(str(client.call("DBSIZE")))
+                # DBSIZE is of one database alone.
+                told = info(client, "keyspace")
+                count = sum(
+                    int(text.split(",")[0].removeprefix("keys=")) for name, text in told.items() if name[:2] == "db"
+                )
                 least = file.keys_after(moment)
                 found = {"keys": count if not least <= count <= file.keys else least, "digest": wanted["digest"]}
         if found != wanted:
@@ -384,6 +388,11 @@ def replace(
             target.recover()
         except Failed as second:
             raise Failed(f"{error}. And the old data could not be put back by itself: {second}") from error
+        if isinstance(error, OSError) and error.strerror:
+            where = error.filename or target.data
+            raise Failed(
+                f"{where}: {error.strerror}. The data from before are in place and served, as they were"
+            ) from error
         if isinstance(error, (ErrorReply, ProtocolError, OSError)):
             served = "and served, " if target.service.active() else ""
             raise Failed(f"{error}. The data from before are in place {served}as they were") from error

@@ -17,13 +17,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from databackup.errors import Failed
 from databackup.settings import Repository
 
+Result = TypeVar("Result")
 CHUNK = 1 << 20
 # Seconds between two looks at a restic that is waited for.
 LOOK = 0.5
@@ -72,7 +73,7 @@ LOCKED = "repository is already locked"
 LASTING = re.compile(
     r"^(Load\(.*\)) returned error, retrying after .*: .*(unexpected EOF|no such file or directory)$", re.M
 )
-TRIES = 4
+TRIES = 3
 
 
 def explain(text: str) -> str:
@@ -83,6 +84,17 @@ def explain(text: str) -> str:
             fitting = next((line for line in lines if words.lower() in line.lower()), lines[-1] if lines else "")
             return f"{meaning}. restic says: {fitting[:300]}"
     return last_words(text)
+
+
+def failure(what: str, text: str) -> Failed:
+    """Return what ends a run after such an error text: Locked, if that may pass."""
+    if LOCKED not in text:
+        return Failed(f"{what}: {explain(text)}")
+    holder = next(line for line in text.splitlines() if LOCKED in line)
+    return Locked(
+        f"{what}: the repository is locked by another run ({holder.strip()}). If no such run lives any more, `databackup "
+        "unlock` removes its lock"
+    )
 
 
 def last_words(text: str) -> str:
@@ -173,6 +185,8 @@ class Restic:
         self.warnings = ""
         # Snapshots that the last list lacks, as they cannot be read: restic leaves them out and is content.
         self.unreadable: list[str] = []
+        # What is read ahead, by snapshot and path.
+        self.begun: dict[tuple[str, str], Reading] = {}
         environment = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "HOME": "/root",
@@ -234,43 +248,39 @@ class Restic:
         finally:
             end(process)
 
-    def attempts(self, attempt: Callable[[], tuple[int, str]], what: str) -> None:
-        """Call `attempt`, which returns restic's exit code and error text, again while somebody has a lock."""
+    def patiently(self, act: Callable[[], Result]) -> Result:
+        """Return what `act` returns; call it again for some time while it raises Locked."""
         deadline = time.monotonic() + self.repository.lock_timeout
         while True:
-            code, text = attempt()
-            if code == 0:
-                return
-            if LOCKED not in text or time.monotonic() > deadline:
-                if LOCKED in text:
-                    holder = next((line for line in text.splitlines() if "locked" in line), "")
-                    raise Failed(
-                        f"{what}: the repository is locked by another run ({holder.strip()}). If no such run lives any "
-                        "more, `databackup unlock` removes its lock"
-                    )
-                raise Failed(f"{what}: {explain(text)}")
-            # A lock of a process that is gone is told from one that lives by restic itself.
-            with tempfile.TemporaryFile() as file:
-                self.wait(self.start("unlock", "--quiet", stdout=file, stderr=file), file)
-            time.sleep(1)
+            try:
+                return act()
+            except Locked:
+                if time.monotonic() > deadline:
+                    raise
+                self._wait_for_lock()
+
+    def _wait_for_lock(self) -> None:
+        # A lock of a process that is gone is told from one that lives by restic itself.
+        with tempfile.TemporaryFile() as file:
+            self.wait(self.start("unlock", "--quiet", stdout=file, stderr=file), file)
+        time.sleep(1)
 
     def run(self, *words: str, what: str) -> str:
         """Run restic to its end and return what it printed; raises Failed, which begins with `what`."""
-        output = ""
 
-        def attempt() -> tuple[int, str]:
-            nonlocal output
+        def attempt() -> str:
             with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
                 try:
                     code = self.wait(self.start(*words, stdout=out, stderr=err), err)
                 except Silent as silent:
                     raise Failed(f"{what}: {silent}. {last_words(said(err))}") from None
                 output, self.warnings = said(out), said(err)
-                # restic check tells what is wrong on its standard output.
-                return code, said(err) + (output if code else "")
+                if code != 0:
+                    # restic check tells what is wrong on its standard output.
+                    raise failure(what, self.warnings + output)
+                return output
 
-        self.attempts(attempt, what)
-        return output
+        return self.patiently(attempt)
 
     def exists(self) -> bool:
         """Tell whether there is a repository; raises Failed when it cannot be told."""
@@ -285,8 +295,14 @@ class Restic:
 
     def snapshots(self, *tags: str) -> list[dict[str, Any]]:
         """Return the snapshots that have all tags, the oldest first, as restic describes them."""
-        text = self.run("snapshots", "--json", "--quiet", "--tag", ",".join(tags), what="the backups cannot be listed")
-        self.unreadable = re.findall(r"could not load snapshot ([0-9a-f]+)", self.warnings)
+        # No lock is needed to look, and to get one takes a while: also where somebody has left one.
+        words = ["snapshots", "--no-lock", "--json", "--quiet", "--tag", ",".join(tags)]
+        for _ in range(2):
+            text = self.run(*words, what="the backups cannot be listed")
+            self.unreadable = re.findall(r"could not load snapshot ([0-9a-f]+)", self.warnings)
+            # Unless one was removed at this very moment, a second look finds the same.
+            if not self.unreadable:
+                break
         listed: list[dict[str, Any]] = sorted(json.loads(text) or [], key=lambda item: str(item["time"]))
         return listed
 
@@ -294,29 +310,64 @@ class Restic:
         """Return what takes the data of a new snapshot that holds one file, `path`."""
         return Writer(self, path, host, tags, when)
 
-    def read(self, snapshot: str, path: str) -> Iterator[bytes]:
+    def read(self, snapshot: str, path: str, *options: str) -> Iterator[bytes]:
         """Yield a file of a snapshot; raises Failed at the end when it could not be read whole."""
-        with tempfile.TemporaryFile() as err:
-            process = self.start("dump", snapshot, path, stdout=subprocess.PIPE, stderr=err)
-            assert process.stdout is not None
-            file = process.stdout.fileno()
-            patience = Patience(process, self.repository.timeout, err)
+        deadline = time.monotonic() + self.repository.lock_timeout
+        reading = self.begun.pop((snapshot, path), None) or Reading(self, snapshot, path, *options)
+        while True:
             try:
-                while True:
-                    patience.begin()
-                    while not select.select([file], [], [], LOOK)[0]:
-                        patience.look()
-                    if not (chunk := os.read(file, CHUNK)):
-                        break
-                    yield chunk
-                if patience.wait() != 0:
-                    raise Failed(f"{path} of snapshot {snapshot[:8]} cannot be read: {explain(said(err))}")
-            except Silent as silent:
-                raise Failed(
-                    f"{path} of snapshot {snapshot[:8]} cannot be read: {silent}. {last_words(said(err))}"
-                ) from None
+                yield from reading.chunks()
+                return
+            except Locked:
+                # Which it says before the first byte.
+                if time.monotonic() > deadline:
+                    raise
             finally:
-                end(process)
+                reading.close()
+            self._wait_for_lock()
+            reading = Reading(self, snapshot, path, *options)
+
+    @contextmanager
+    def ahead(self, snapshot: str, path: str) -> Iterator[None]:
+        """Begin to read a file now that is asked for within the block: restic's beginning alone takes half a second."""
+        reading = self.begun[snapshot, path] = Reading(self, snapshot, path)
+        try:
+            yield
+        finally:
+            self.begun.pop((snapshot, path), None)
+            reading.close()
+
+
+class Reading:
+    """A file of a snapshot that is being read. Until somebody takes it, restic waits."""
+
+    def __init__(self, restic: Restic, snapshot: str, path: str, *options: str) -> None:
+        self.what = f"{path} of snapshot {snapshot[:8]} cannot be read"
+        self.err = tempfile.TemporaryFile()
+        self.process = restic.start("dump", *options, snapshot, path, stdout=subprocess.PIPE, stderr=self.err)
+        self.patience = Patience(self.process, restic.repository.timeout, self.err)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the data; raises Failed at the end when they were not all."""
+        assert self.process.stdout is not None
+        file = self.process.stdout.fileno()
+        try:
+            while True:
+                self.patience.begin()
+                while not select.select([file], [], [], LOOK)[0]:
+                    self.patience.look()
+                if not (chunk := os.read(file, CHUNK)):
+                    break
+                yield chunk
+            if self.patience.wait() != 0:
+                raise failure(self.what, said(self.err))
+        except Silent as silent:
+            raise Failed(f"{self.what}: {silent}. {last_words(said(self.err))}") from None
+
+    def close(self) -> None:
+        """End restic, if it still runs; harmless a second time."""
+        end(self.process)
+        self.err.close()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -425,8 +476,7 @@ class Writer:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
         end(self.process)
-        text = said(self.err)
-        return (Locked if LOCKED in text else Failed)(f"the backup cannot be written: {explain(text)}")
+        return failure("the backup cannot be written", said(self.err))
 
 
 class Locked(Failed):
