@@ -62,7 +62,7 @@ drill-recovery: ## Lose both hosts of the lab, rebuild them from the backup, and
 
 bench-backup: ## Time a backup and a restore of 1 GB against the bare work (about three minutes)
 	@requirements/install test
-	@.venv/bin/python tests/bench_backup.py $(OPTIONS)
+	@PYTHONPATH=.:roles/backup/files .venv/bin/python tests/bench_backup.py $(OPTIONS)
 
 clean: ## make down PURGE=1, and remove the virtual environments and caches
 	@$(MAKE) --no-print-directory down PURGE=1

@@ -45,6 +45,8 @@ RATE: Final = 2000
 # Of one key: its value, and what Redis keeps besides.
 KEY_BYTES: Final = VALUE + 130
 AIM: Final = 1.5
+# Above this load, the figures are those of something else.
+QUIET: Final = 1.5
 # As the unit databackup@.service.
 NICE: Final = 10
 
@@ -388,6 +390,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keys", type=int, default=1_000_000, help="of 950 bytes each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="of the client's time without a backup")
+    parser.add_argument("--busy", action="store_true", help="measure although other things run on this machine")
     parser.add_argument("--client", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -402,6 +405,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("restic", "redis-cli", "redis-check-rdb"):
         if shutil.which(name) is None:
             raise Refused(f"found no {name}; install restic and redis-tools")
+    load = os.getloadavg()[0]
+    if load > QUIET and not given.busy:
+        raise Refused(
+            f"found a load of {load:.1f}; expected a quiet machine, below {QUIET}: what else runs here (the tests? the "
+            "lab?) would be measured, too. Come back when it has ended, or say --busy"
+        )
     with servers.workspace() as workspace:
         ask_for_room(workspace.folder, given.keys)
         versions = report.surroundings((), workspace.folder)

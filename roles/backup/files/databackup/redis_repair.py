@@ -223,10 +223,15 @@ class Repair:
             )
         found = Diagnosis(server=self._server())
         refusal, found.cut = self._log()
-        for _ in range(3):
+        # A running server that has just rewritten its file has removed what was being read.
+        for last in (False, False, True):
             manifest = self._manifest_text()
-            self._look(found)
-            # A running server that has just rewritten its file has removed what was being read.
+            try:
+                self._look(found)
+            except FileNotFoundError as error:
+                if last:
+                    raise Failed(f"{error.filename}: {error.strerror}, time and again; is Redis rewriting it?") from None
+                continue
             if found.state in (SOUND, CUT) or manifest == self._manifest_text():
                 break
         if found.state == SOUND and refusal and found.server in ("stopped", "starting"):

@@ -65,13 +65,14 @@ REASONS = (
         "the repository is damaged: what it holds is not what was written, see `databackup check`",
     ),
     ("unexpected EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
+    ("): EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
     ("no such file or directory", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     ("pack", "the repository is damaged: a pack is not what its name says, see `databackup check`"),
 )
 LOCKED = "repository is already locked"
 # What restic tries for a minute as if it might pass, though what is cut off or lost stays so: after so many times it ends.
 LASTING = re.compile(
-    r"^(Load\(.*\)) returned error, retrying after .*: .*(unexpected EOF|no such file or directory)$", re.M
+    r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory)$", re.M
 )
 TRIES = 3
 
