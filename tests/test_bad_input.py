@@ -396,6 +396,35 @@ def test_inputs_of_database_and_balancer_go_together(tmp_path: Path) -> None:
     assert len(problems(result.stdout)) == 3
 
 
+# Each is wrong on the same host, but for what would hide another one.
+BACKUP: list[Case] = [
+    ("backup_repository", "somewhere", "restic's name of a repository"),
+    ("backup_password", "short", "found a hidden value of 5 characters"),
+    ("backup_environment", "a b", "found 'a b'"),
+    ("backup_sources", [{"name": "X", "kind": "mysql", "options": {}}], "name 'X' of item 1; X: kind 'mysql'"),
+    ("backup_calendar", "", "a calendar of systemd"),
+    ("backup_spread", -1, "seconds, from 0 up"),
+    ("backup_max_age", 5, "seconds, 60 or more"),
+    ("backup_retention", {"daily": 0, "never": 1}, "never: not one of last, hourly"),
+    ("backup_check_subset", "all", "a share such as 5%"),
+    ("backup_sftp_port", 0, "a port from 1 to 65535"),
+    ("backup_metrics_path", "metrics", "the path of a folder"),
+]
+
+
+def test_inputs_of_backup_are_checked_where_there_is_a_repository(tmp_path: Path) -> None:
+    names = [name for name, _, _ in BACKUP]
+    wrong = {**variables(), **{name: value for name, value, _ in BACKUP}}
+    vault = {**variables(), "backup_vault_path": "relative", "backup_vault_user": "root"}
+    result = run(tmp_path, {"one": wrong}, {}, backup_vault={"two": vault})
+    found = problems(result.stdout)
+    assert [line.split(":")[0] for line in found] == [*names, "backup_vault_user", "backup_vault_path"], result.stdout
+    for name, _, words in BACKUP:
+        assert any(line.startswith(f"{name}: ") and words in line for line in found), name
+    without = {**wrong, "backup_repository": ""}
+    assert run(tmp_path, {"one": without}, {}).returncode == 0
+
+
 def test_good_values_pass(tmp_path: Path) -> None:
     more = {"database": {"three": variables()}, "load_balancer": {"four": variables()}}
     result = run(tmp_path, {"one": variables()}, {"two": variables()}, **more)
