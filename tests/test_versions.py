@@ -34,7 +34,7 @@ def test_a_lock_has_hashes_and_names_no_index(lock: Path) -> None:
 # Of one host, while others may be down, which the preflight would not have; they check their own orders.
 ALONE = {"restore.yml", "repair.yml"}
 # Plays that backup.yml and rebuild.yml share. To run them alone is for docs/recovery.md to say.
-PARTS = {"backup_prepare.yml", "backup_service.yml", "rebuild_phase.yml"}
+PARTS = {"app_release.yml", "backup_prepare.yml", "backup_service.yml", "rebuild_phase.yml"}
 
 
 @pytest.mark.parametrize("playbook", sorted((PROJECT / "playbooks").glob("*.yml")), ids=lambda path: path.name)

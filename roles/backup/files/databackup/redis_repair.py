@@ -230,7 +230,9 @@ class Repair:
                 self._look(found)
             except FileNotFoundError as error:
                 if last:
-                    raise Failed(f"{error.filename}: {error.strerror}, time and again; is Redis rewriting it?") from None
+                    raise Failed(
+                        f"{error.filename}: {error.strerror}, time and again; is Redis rewriting it?"
+                    ) from None
                 continue
             if found.state in (SOUND, CUT) or manifest == self._manifest_text():
                 break

@@ -71,9 +71,7 @@ REASONS = (
 )
 LOCKED = "repository is already locked"
 # What restic tries for a minute as if it might pass, though what is cut off or lost stays so: after so many times it ends.
-LASTING = re.compile(
-    r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory)$", re.M
-)
+LASTING = re.compile(r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory)$", re.M)
 TRIES = 3
 
 
