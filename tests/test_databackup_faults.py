@@ -253,13 +253,30 @@ def test_a_full_repository(site: Site, tmp_path: Path) -> None:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_a_repository_that_somebody_has_locked(site: Site) -> None:
-    # As maintenance locks it, which stands still here.
-    holder = subprocess.Popen(["restic", "check"], env=site.restic.environment, stdout=subprocess.DEVNULL)
-    try:
-        locks = site.folder / "repository/locks"
-        wait_for(lambda: any(locks.iterdir()), "it has its lock")
+def stopped_with_lock(site: Site) -> subprocess.Popen[bytes]:
+    """Return a restic that has locked the repository, as maintenance does, and stands still."""
+    locks = site.folder / "repository/locks"
+
+    def held() -> bool:
+        # The name that it is written under is not yet that of a lock.
+        return any("tmp" not in path.name for path in locks.iterdir())
+
+    # On a machine that is short of time it may have ended before it is stopped.
+    for _ in range(10):
+        holder = subprocess.Popen(["restic", "check"], env=site.restic.environment, stdout=subprocess.DEVNULL)
+        ended = holder.poll
+        wait_for(lambda: held() or ended() is not None, "it has its lock")  # noqa: B023 - called here only
         holder.send_signal(signal.SIGSTOP)
+        if holder.poll() is None and held():
+            return holder
+        holder.kill()
+        holder.wait()
+    raise AssertionError("no restic could be stopped while it had its lock")
+
+
+def test_a_repository_that_somebody_has_locked(site: Site) -> None:
+    holder = stopped_with_lock(site)
+    try:
         site.set_repository(lock_timeout=0.5)
         words = f"locked by another run .*PID {holder.pid} .*databackup unlock"
         with refused(site, "locked repository, backup", words):
@@ -275,8 +292,7 @@ def test_a_repository_that_somebody_has_locked(site: Site) -> None:
     finally:
         holder.kill()
         holder.wait()
-    dead = subprocess.Popen(["restic", "check"], env=site.restic.environment, stdout=subprocess.DEVNULL)
-    wait_for(lambda: any(locks.iterdir()), "it has its lock")
+    dead = stopped_with_lock(site)
     dead.kill()
     dead.wait()
     assert site.restore()["found"]
