@@ -51,7 +51,7 @@ printf '\\0%s\\0%s\\0' "$active" "$code"
 """
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """What Ansible loads."""
 
     TRANSFERS_FILES = False
