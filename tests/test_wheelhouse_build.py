@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def needed(source: Path) -> str:
     return sha256(wheel.read_bytes()).hexdigest()
 
 
-def build(source: Path, check: bool = False) -> dict[str, Any]:
+def build(source: Path, check: bool = False, python: str = "3.11.2") -> dict[str, Any]:
     """Run the module as Ansible does, and return its result."""
     program = (
         "import sys; sys.path.insert(0, 'tests'); from conftest import load;"
@@ -66,7 +67,7 @@ def build(source: Path, check: bool = False) -> dict[str, Any]:
         "source": str(source),
         "lock": str(source / "requirements.txt"),
         "dest": str(source.parent / "build"),
-        "python": "3.11.2",
+        "python": python,
         "machine": "x86_64",
         "platforms": ["manylinux_2_28_x86_64"],
         "_ansible_check_mode": check,
@@ -108,6 +109,14 @@ def test_builds_the_same_sources_only_once(source: Path) -> None:
     assert second["changed"] is False
     assert (second["path"], second["release"]) == (first["path"], first["release"])
     assert Path(second["path"]).stat().st_mtime_ns == written
+
+
+def test_hosts_that_ask_at_once_share_an_archive_for_each_python(source: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda python: build(source, python=python), ["3.11.2", "3.13.5", "3.11.2"]))
+    assert sorted(result["changed"] for result in results) == [False, True, True], results
+    assert results[0]["path"] == results[2]["path"] != results[1]["path"]
+    assert {Path(result["path"]) for result in results} == set((source.parent / "build").iterdir())
 
 
 def test_check_mode_announces_the_archive_and_builds_nothing(source: Path) -> None:

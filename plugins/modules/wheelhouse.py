@@ -27,7 +27,9 @@ path: {description: The archive (tar) on the controller., type: str, returned: a
 release: {description: "Version and content of the application, in one name.", type: str, returned: always}
 """
 
-import hashlib  # noqa: E402 - Ansible wants the documentation first
+import fcntl  # noqa: E402 - Ansible wants the documentation first
+import hashlib  # noqa: E402
+import os  # noqa: E402
 import shutil  # noqa: E402
 import sys  # noqa: E402
 import tarfile  # noqa: E402
@@ -119,6 +121,18 @@ def main() -> None:
         module.exit_json(changed=not archive.exists(), path=str(archive), release=release)
 
     archive.parent.mkdir(parents=True, exist_ok=True)
+    # Hosts with the same Python ask for the same archive at once: the first one builds it.
+    folder = os.open(archive.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    missing = not archive.exists()
+    if missing:
+        build(module, source, lock, archive)
+    module.exit_json(changed=missing, path=str(archive), release=release)
+
+
+def build(module: AnsibleModule, source: Path, lock: Path, archive: Path) -> None:
+    """Build the wheel, gather what it depends on, and put both into an archive; fails the module when pip does."""
+    python, machine = module.params["python"], module.params["machine"]
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         work = Path(folder)
         wheels = work / "wheels"
@@ -148,7 +162,6 @@ def main() -> None:
         with tarfile.open(unfinished, "w") as tar:
             tar.add(wheels, arcname=".")
         unfinished.replace(archive)
-    module.exit_json(changed=True, path=str(archive), release=release)
 
 
 if __name__ == "__main__":
