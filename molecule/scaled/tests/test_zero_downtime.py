@@ -15,6 +15,18 @@ from conftest import PREFIX, changed, connect, eventually, playbook
 NEXT = {"app_memory_max": "500M"}
 
 
+STATES = (
+    "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
+    " s.sendall(b'show stat\\n'); rows = b''.join(iter(lambda: s.recv(65536), b'')).decode().splitlines();"
+    " print(*[row.split(',')[17] for row in rows if row.startswith('app,app')])"
+)
+
+
+def states() -> set[str]:
+    """Return what the balancer believes of its backends."""
+    return set(connect("lb1").run("python3 -c %s", STATES).stdout.split())
+
+
 @pytest.fixture
 def traffic(admin_token: str) -> Traffic:
     """Three reads for each write, of a price that is there."""
@@ -54,19 +66,20 @@ def test_a_host_that_dies_fails_no_read_and_comes_back_by_itself(traffic: Traffi
     # What was on its way to the host just then and might be done twice: at most one of each client's.
     assert len(traffic.problems) <= 20
     assert traffic.slowest < 20
-
-    def up() -> set[str]:
-        done = connect("lb1").run("curl --version >/dev/null 2>&1; python3 -c %s", STATES)
-        return set(done.stdout.split())
-
-    assert eventually(up, lambda states: states == {"UP"}, 60) == {"UP"}
+    assert eventually(states, lambda found: found == {"UP"}, 60) == {"UP"}
 
 
-STATES = (
-    "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
-    " s.sendall(b'show stat\\n'); rows = b''.join(iter(lambda: s.recv(65536), b'')).decode().splitlines();"
-    " print(*[row.split(',')[17] for row in rows if row.startswith('app,app')])"
-)
+def test_a_host_whose_instances_refuse_at_once_fails_no_read(traffic: Traffic) -> None:
+    app1 = connect("app1")
+    with traffic:
+        time.sleep(1)
+        app1.check_output("systemctl stop quantdesk.target")
+        time.sleep(3)
+        app1.check_output("systemctl start quantdesk.target")
+        time.sleep(1)
+    print(traffic.count, traffic.answers, traffic.slowest, traffic.problems)
+    assert [problem for problem in traffic.problems if problem.startswith("GET")] == []
+    assert eventually(states, lambda found: found == {"UP"}, 60) == {"UP"}
 
 
 def test_a_redeployment_fails_no_request(traffic: Traffic) -> None:
@@ -96,3 +109,5 @@ def test_a_release_that_is_no_good_stops_at_the_first_host_and_fails_no_request(
     failed = result.stdout.rsplit("PLAY RECAP", 1)[1]
     assert [line.split()[0] for line in failed.splitlines() if "failed=1" in line] == ["app1"]
     assert traffic.problems == []
+    left = connect("app1").check_output("ls /run/systemd/system /run/*.env 2>/dev/null; ls /etc/quantdesk")
+    assert not [name for name in left.split() if "candidate" in name or "trial" in name or "previous" in name]
