@@ -66,6 +66,8 @@ REASONS = (
     ),
     ("unexpected EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
     ("): EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
+    # What restic says before it gives up, after the time until its next try: "retrying after 1.3s: EOF".
+    ("s: EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
     ("no such file or directory", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     ("pack", "the repository is damaged: a pack is not what its name says, see `databackup check`"),
 )
