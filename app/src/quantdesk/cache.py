@@ -26,6 +26,9 @@ SCAN_BATCH: Final = 500
 # such a read may take and still fill.
 GUARD: Final = 10
 MAX_FLIGHT: Final = GUARD - 1.0
+# Seconds of changes before the loss of a connection that are sent again on the next one: the server
+# behind that may be a replica that had not received them.
+RECALL: Final = 10.0
 # The version of an entry that is gone for good. Lua's numbers are exact up to here.
 DELETED: Final = 2**53 - 1
 
@@ -147,6 +150,8 @@ class Cache:
         # Versions that were committed while Redis was away, each until the entry that Redis may
         # still hold has expired. The oldest first.
         self._owed: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        # The same for versions that Redis knows since this time, RECALL before the latest at most.
+        self._known: OrderedDict[str, tuple[int, float, float]] = OrderedDict()
         gateway.on_recovery(self._pay)
 
     def key(self, kind: Kind, name: str) -> str:
@@ -402,11 +407,23 @@ class Cache:
 
     def _settle(self, key: str, version: int) -> None:
         owed = self._owed.get(key)
-        if owed is not None and owed[0] <= version:
-            del self._owed[key]
+        if owed is None or owed[0] > version:
+            return
+        del self._owed[key]
+        now = asyncio.get_running_loop().time()
+        self._known.pop(key, None)
+        self._known[key] = *owed, now
+        while next(iter(self._known.values()))[2] < now - RECALL:
+            self._known.popitem(last=False)
 
     async def _pay(self, wire: Wire) -> None:
-        """Remove what changed while Redis was away, before anybody reads it."""
+        """Remove what changed while Redis was away, or just before, before anybody reads it."""
+        now = asyncio.get_running_loop().time()
+        for key, (version, end, _) in self._known.items():
+            if end > now:
+                known, later = self._owed.get(key, (0, 0.0))
+                self._owed[key] = max(version, known), max(end, later)
+        self._known.clear()
         while self._owed:
             batch = [(key, owed[0]) for key, owed in islice(self._owed.items(), SCAN_BATCH)]
             await asyncio.gather(
