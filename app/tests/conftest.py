@@ -1,6 +1,8 @@
 """Real servers for the tests: Redis with and without TLS, and the application over HTTP."""
 
 import asyncio
+import datetime as dt
+import functools
 import logging
 import shutil
 import signal
@@ -9,17 +11,20 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from quantdesk.app import Application, create_app
+from quantdesk.database import migrate_database
 from quantdesk.settings import load_settings
 
 pytest_plugins = ["postgres"]
@@ -28,12 +33,48 @@ TOKEN = "a-token-for-the-tests"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 BINARY_DEBIAN = Path("/usr/bin/redis-check-rdb")
 
+# Seconds after which a test gives up on something. No test measures anything by it: a machine may
+# be so busy that a process takes a minute to start, and only what never happens takes as long.
+HANG = 300.0
+# The limits after which the application takes a peer for dead or slow. Where a test is not about
+# one of them, a server that waits for the processor must not cross it.
+PATIENT = {
+    "bus.SILENCE": HANG,
+    "database.CONNECT_TIMEOUT": HANG,
+    "database.HEALTH_TIMEOUT": HANG,
+    "database.LOCK_TIMEOUT": HANG,
+    "database.OPERATION_TIMEOUT": HANG,
+    "database.STATEMENT_TIMEOUT": HANG,
+    "gateway.STALL": HANG,
+    "sentinel.PATIENCE": HANG,
+    "state.START_PATIENCE": HANG,
+}
+PATIENT_ENV = {"REDIS_CONNECT_TIMEOUT": "60000", "REDIS_COMMAND_TIMEOUT": "60000"}
+
+# What a busy machine makes slow is no fault of what is tested.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
+_reserved: list[socket.socket] = []
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that is free now, and given to nobody else while the tests run.
+
+    A socket stays bound to it, which does not listen: the system hands the port to no client, and
+    a server that sets SO_REUSEADDR, as all of ours do, may listen there, end, and listen again.
+    """
+    reserved = socket.socket()
+    reserved.bind(("127.0.0.1", 0))
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _reserved.append(reserved)
+    port: int = reserved.getsockname()[1]
+    return port
+
+
+def pytest_unconfigure() -> None:
+    while _reserved:
+        _reserved.pop().close()
 
 
 @pytest.fixture(scope="session")
@@ -75,8 +116,8 @@ class Server:
             cwd=self._folder,
             stdout=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + HANG
+        while time.monotonic() < deadline and self._process.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
@@ -123,6 +164,25 @@ def raw(redis_server: Server) -> Iterator[Redis]:
         yield client
 
 
+@functools.cache
+def _migrated() -> bytes:
+    """Return an empty SQLite database of this release."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "quantdesk.db"
+        # In a thread: in this one, a test's loop may be running.
+        with ThreadPoolExecutor(1) as thread:
+            made = migrate_database(f"sqlite+aiosqlite:///{file}")
+            thread.submit(asyncio.run, made).result()
+        return file.read_bytes()
+
+
+def lay_database(folder: Path) -> None:
+    """Put an empty database where a start would make one: migrating each takes a while."""
+    file = folder / "quantdesk.db"
+    if not file.exists():
+        file.write_bytes(_migrated())
+
+
 class Running:
     """The application, opened, with a client that calls it from a loopback address."""
 
@@ -137,10 +197,8 @@ class Running:
     async def put_price(self, symbol: str, price: object) -> httpx.Response:
         return await self.client.put(f"/api/prices/{symbol}", json={"price": price}, headers=AUTH)
 
-    async def until_available(self, available: bool, seconds: float = 2.0) -> float:
-        started = time.monotonic()
-        await until(lambda: self.services.gateway.available is available, seconds)
-        return time.monotonic() - started
+    async def until_available(self, available: bool) -> None:
+        await until(lambda: self.services.gateway.available is available)
 
 
 Start = Callable[..., Awaitable[Running]]
@@ -179,29 +237,41 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 async def running(
     folder: Path, client_host: str = "127.0.0.1", **env: str
 ) -> AsyncIterator[Running]:
-    settings = load_settings(
+    lay_database(folder)
+    loaded = load_settings(
         {
             "DATABASE_URL": f"sqlite+aiosqlite:///{folder}/quantdesk.db",
             "ADMIN_TOKEN": TOKEN,
             "RATE_LIMIT": "1000000/minute",
+            **PATIENT_ENV,
             **env,
         }
     )
-    app = create_app(settings)
+    app = create_app(loaded)
     async with app.services.running():
         transport = httpx.ASGITransport(app, client=(client_host, 50000))  # type: ignore[arg-type]  # httpx' types know plain dicts only
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             yield Running(app, client)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Poll until `condition` holds; fail after so many seconds."""
+async def until(condition: Callable[[], bool]) -> None:
+    """Poll until `condition` holds; fail where it never does."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(HANG):
             while not condition():  # noqa: ASYNC110  # what is polled is another process
                 await asyncio.sleep(0.005)
     except TimeoutError:
-        raise AssertionError(f"not within {seconds} s") from None
+        raise AssertionError(f"not within {HANG} s") from None
+
+
+def expires_as_set(raw: Redis, key: str, seconds: int, since: float) -> bool:
+    """Tell whether an entry that was made after `since` was made to live for so many seconds.
+
+    `since` is by the wall clock. However long ago the entry was made, its end stays where it was.
+    """
+    end = int(raw.pexpiretime(key)) / 1000
+    # Both clocks are one; Redis' counts whole milliseconds.
+    return since - 0.001 <= end - seconds <= time.time()
 
 
 def command(client: Redis, *words: str) -> object:
@@ -214,10 +284,36 @@ def subscribers(client: Redis) -> int:
     return len(client.client_list(_type="pubsub"))
 
 
+class Calendar:
+    """Stands in for the module `datetime` where only `now` is asked, which a test may set."""
+
+    UTC = dt.UTC
+    timedelta = dt.timedelta
+
+    def __init__(self) -> None:
+        self.datetime = self
+        self.moment: dt.datetime | None = None
+
+    def now(self, zone: dt.timezone) -> dt.datetime:
+        return self.moment or dt.datetime.now(zone)
+
+
+def calls(client: Redis, name: str) -> int:
+    """How often Redis has been sent a command."""
+    stats = client.info("commandstats")
+    return int(stats.get(f"cmdstat_{name}", {}).get("calls", 0))
+
+
 def state_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the log says about changes between Redis' presence and absence."""
     changes = ("Redis connected", "Redis connection failed, continuing without Redis")
     return [r.getMessage() for r in caplog.records if r.getMessage() in changes]
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PATIENT.items():
+        monkeypatch.setattr(f"quantdesk.{name}", value)
 
 
 @pytest.fixture(autouse=True)

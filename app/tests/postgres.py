@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from conftest import free_port
+from conftest import HANG, free_port
 
 PASSWORD = "p@ss:w/rd?#%"
 
@@ -84,7 +84,7 @@ class Postgres:
                 stderr=log,
                 **self._as_owner(),
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + HANG
         while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(FileNotFoundError):
                 lines = (self._data / "postmaster.pid").read_text().split("\n")
@@ -97,7 +97,7 @@ class Postgres:
         """Shut the server down at once, whoever is connected."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(30)
+            self._process.wait(HANG)
             self._process = None
 
     @contextlib.contextmanager
@@ -132,7 +132,7 @@ class Postgres:
     def _set_tls(self, value: str) -> None:
         self.sql(f"ALTER SYSTEM SET ssl = {value}")
         self.sql("SELECT pg_reload_conf()")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + HANG
         while self.sql("SHOW ssl") != value:
             assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
             time.sleep(0.01)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from conftest import TOKEN, free_port
+from conftest import HANG, PATIENT, PATIENT_ENV, TOKEN, free_port, lay_database
 
 # The headers that ask for a WebSocket.
 HANDSHAKE = (
@@ -33,7 +33,8 @@ os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
 os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
-# The command, with limits that a test need not wait long for.
+# The command, with limits that a test need not wait long for, or that a busy machine does not
+# cross.
 _WITH_CONSTANTS = """
 import importlib, sys
 from quantdesk.__main__ import main
@@ -51,7 +52,7 @@ class Process:
     """The command `quantdesk`, which serves on `port` and logs to a file.
 
     `folder` holds its database; `constants` are those of its modules that are to be others, such as
-    {"server.HEAD_TIMEOUT": 0.5}.
+    {"server.HEAD_TIMEOUT": 0.5}, besides those in PATIENT.
     """
 
     def __init__(
@@ -64,15 +65,11 @@ class Process:
     ) -> None:
         self.port: int = listener.getsockname()[1] if listener else int(env.get("PORT", 0))
         self.port = self.port or free_port()
-        words = ["-m", "quantdesk"]
-        if constants:
-            words = [
-                "-c",
-                _WITH_CONSTANTS,
-                *(f"{name}={value}" for name, value in constants.items()),
-            ]
+        changed = PATIENT | (constants or {})
+        words = ["-c", _WITH_CONSTANTS, *(f"{name}={value}" for name, value in changed.items())]
         if listener:
             words = ["-c", _PASS_ON, str(listener.fileno()), *words]
+        lay_database(folder)
         self._log = folder / f"{self.port}-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.popen = subprocess.Popen(
@@ -83,6 +80,7 @@ class Process:
                     "PORT": str(self.port),
                     "ADMIN_TOKEN": TOKEN,
                     "RATE_LIMIT": "1000000/minute",
+                    **PATIENT_ENV,
                     **env,
                 },
                 pass_fds=(listener.fileno(),) if listener else (),
@@ -95,12 +93,12 @@ class Process:
         return self
 
     def until_serving(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + HANG
         while time.monotonic() < deadline and self.popen.poll() is None:
             if "Serving" in self.log:
                 return
             time.sleep(0.02)
-        self.popen.kill()
+        self.__exit__(None, None, None)
         raise AssertionError(f"not serving: {self.log}")
 
     def __exit__(
@@ -139,10 +137,13 @@ class Process:
         fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rsplit(") ", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def stop(self, seconds: float = 15.0) -> int:
-        """Send SIGTERM; return the exit code, which must come within so many seconds."""
+    def stop(self) -> int:
+        """Send SIGTERM; return the exit code.
+
+        What the process must not wait for is to be given longer than HANG.
+        """
         self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(seconds)
+        return self.popen.wait(HANG)
 
 
 class Answer(NamedTuple):
@@ -186,13 +187,13 @@ class Client:
         await self.send(request("GET", path, *headers))
         return await self.answer()
 
-    async def answer(self, method: str = "GET", seconds: float = 10.0) -> Answer:
+    async def answer(self, method: str = "GET") -> Answer:
         """Return the next response, of a request of this method.
 
         Raises:
             asyncio.IncompleteReadError, ConnectionError: the connection ended instead.
         """
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(HANG):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
             line, *fields = head.removesuffix("\r\n\r\n").split("\r\n")
             headers = {}
@@ -202,20 +203,20 @@ class Client:
             length = 0 if method == "HEAD" else int(headers.get("content-length", 0))
             return Answer(int(line.split()[1]), headers, await self._reader.readexactly(length))
 
-    async def until(self, end: bytes, seconds: float = 10.0) -> bytes:
+    async def until(self, end: bytes) -> bytes:
         """Return what comes up to these bytes, and them."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(HANG):
             return await self._reader.readuntil(end)
 
-    async def ended(self, seconds: float = 10.0) -> bytes:
+    async def ended(self) -> bytes:
         """Wait for the end of the connection, an orderly one; return what came before it."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(HANG):
             return await self._reader.read()
 
-    async def cut(self, seconds: float = 10.0) -> bytes:
+    async def cut(self) -> bytes:
         """Wait for the end of the connection, also by a reset; return what came before it."""
         got = b""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(HANG):
             with suppress(ConnectionError):
                 while piece := await self._reader.read(65536):
                     got += piece

@@ -12,7 +12,7 @@ API = os.environ["QUANTDESK_API"]
 AUTH = {"Authorization": f"Bearer {os.environ['QUANTDESK_TOKEN']}"}
 ORDER = {"symbol": "A", "side": "buy", "quantity": 1}
 
-_http = httpx.Client(base_url=API)
+_http = httpx.Client(base_url=API, timeout=60)
 
 
 def log_in() -> str:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from conftest import HANG, until
 from postgres import Postgres
 from quantdesk import migrate
 from quantdesk.database import Database, make_engine, migrate_database
@@ -158,7 +159,7 @@ async def test_start_without_anything_to_migrate_leaves_alembic_alone(database_u
         "import asyncio, sys; from quantdesk.database import migrate_database;"
         f"asyncio.run(migrate_database({database_url!r})); sys.exit('alembic' in sys.modules)"
     )
-    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], timeout=30)
+    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], timeout=HANG)
     assert done.returncode == 0
 
 
@@ -198,7 +199,7 @@ async def test_migration_does_not_wait_behind_a_lock_for_long(
 
 
 async def test_migration_waits_for_another_instances_and_no_longer(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "TURN_TIMEOUT", 1)
     engine = make_engine(postgres_url)
@@ -212,8 +213,10 @@ async def test_migration_waits_for_another_instances_and_no_longer(
             with pytest.raises(migrate.MigrationError, match="lock timeout"):
                 await migrate.upgrade(engine)
             assert await tables(engine) == set()
+            monkeypatch.setattr(migrate, "TURN_TIMEOUT", int(HANG))
             waiting = asyncio.create_task(migrate.upgrade(engine))
-            await asyncio.sleep(0.2)
+            waiters = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            await until(lambda: postgres.sql(waiters) == "1")
             assert not waiting.done()
         await waiting
         assert await revision(engine) == migrate.HEAD

@@ -1,12 +1,13 @@
-import asyncio
 import datetime as dt
+import time
 
 import httpx
 import pytest
 from redis import Redis
 
-from conftest import Server, Start
+from conftest import Calendar, Server, Start, expires_as_set
 from logins import log_in
+from quantdesk import presence as module
 
 KEY = "qd:development:presence:alice"
 
@@ -23,10 +24,11 @@ async def test_presence_is_written_through(
     app = await start(redis_server, DATABASE_URL=database_url)
     alice, bob = await log_in(app, "alice"), await log_in(app, "bob")
     for body, status in ((None, "online"), ({"status": "away"}, "away"), ({}, "online")):
+        began = time.time()
         said = await app.client.put("/api/presence", json=body, headers=alice)
         assert said.status_code == 200
         assert seen(said) == ("alice", status, True)
-        assert 63 <= int(raw.ttl(KEY)) <= 65
+        assert expires_as_set(raw, KEY, 65, began)
         own = await app.client.get("/api/presence", headers=alice)
         others = await app.client.get("/api/presence?user=alice", headers=bob)
         assert own.json() == others.json() == said.json()
@@ -34,26 +36,32 @@ async def test_presence_is_written_through(
     raw.flushall()
     again = await app.client.get("/api/presence", headers=alice)
     assert (again.json(), again.headers["X-Cache"]) == (said.json(), "MISS")
-    age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(again.json()["data"]["lastSeen"])
-    assert dt.timedelta() < age < dt.timedelta(seconds=10)
+    last_seen = dt.datetime.fromisoformat(again.json()["data"]["lastSeen"])
+    assert began <= last_seen.timestamp() <= time.time()
 
 
 async def test_who_said_nothing_lately_is_offline(
-    start: Start, redis_server: Server, raw: Redis
+    start: Start, redis_server: Server, raw: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = await start(redis_server, CACHE_TTL_PRESENCE="2")
+    app = await start(redis_server, CACHE_TTL_PRESENCE="600")
     alice = await log_in(app, "alice")
     never = await app.client.get("/api/presence?user=bob", headers=alice)
     assert (never.status_code, seen(never)) == (200, ("bob", "offline", False))
     said = await app.client.put("/api/presence", headers=alice)
     # Also where an entry has outlived its time.
     assert raw.persist(KEY)
-    await asyncio.sleep(2.05)
+    last_seen = dt.datetime.fromisoformat(said.json()["data"]["lastSeen"])
+    calendar = Calendar()
+    monkeypatch.setattr(module, "dt", calendar)
     for _ in range(2):
+        calendar.moment = last_seen + dt.timedelta(seconds=599.9)
+        assert seen(await app.client.get("/api/presence", headers=alice))[1] == "online"
+        calendar.moment = last_seen + dt.timedelta(seconds=600)
         late = await app.client.get("/api/presence", headers=alice)
         assert seen(late) == ("alice", "offline", True)
         assert late.json()["data"]["lastSeen"] == said.json()["data"]["lastSeen"]
         raw.flushall()
+    calendar.moment = None
     await app.client.put("/api/presence", headers=alice)
     back = await app.client.get("/api/presence", headers=alice)
     assert seen(back) == ("alice", "online", True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import Server, free_port
+from conftest import HANG, Server, free_port
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def process(folder: Path, **env: str) -> Iterator[tuple[subprocess.Popen[str], s
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + HANG
         while time.monotonic() < deadline and started.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -48,7 +48,7 @@ def refuse(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
         env={"PATH": os.environ["PATH"], "STATE_DIRECTORY": str(folder), **env},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG,
         check=False,
     )
 
@@ -59,17 +59,24 @@ def test_serves_and_stops_cleanly(
 ) -> None:
     env = {"REDIS_URL": redis_server.url, "APP_ENV": "production", "ADMIN_TOKEN": "t" * 32}
     with process(tmp_path, **env) as (app, address):
-        health = httpx.get(f"{address}/health")
-        assert (health.status_code, health.json()["status"]) == (200, "healthy")
+        deadline = time.monotonic() + HANG
+        # The start waits for Redis, but not for long.
+        while (health := httpx.get(f"{address}/health", timeout=HANG)).json()[
+            "status"
+        ] != "healthy":
+            assert time.monotonic() < deadline, health.text
+            time.sleep(0.05)
+        assert health.status_code == 200
         assert health.headers.get("server") is None
         big = httpx.put(
             f"{address}/api/prices/A",
             content=b"x" * 70000,
             headers={"Authorization": "Bearer " + "t" * 32},
+            timeout=HANG,
         )
         assert (big.status_code, big.json()["success"]) == (413, False)
         app.send_signal(number)
-        out, err = app.communicate(timeout=15)
+        out, err = app.communicate(timeout=HANG)
         assert app.returncode == 0
     assert out == ""
     messages = [json.loads(line)["message"] for line in err.splitlines()]
@@ -81,11 +88,11 @@ def test_serves_and_stops_cleanly(
 
 def test_prices_outlive_the_process(tmp_path: Path) -> None:
     with process(tmp_path) as (app, address):
-        written = httpx.put(f"{address}/api/prices/A", json={"price": "1.50"})
+        written = httpx.put(f"{address}/api/prices/A", json={"price": "1.50"}, timeout=HANG)
         assert written.status_code == 200
         app.kill()
     with process(tmp_path) as (_, address):
-        assert httpx.get(f"{address}/api/prices/A").json() == written.json()
+        assert httpx.get(f"{address}/api/prices/A", timeout=HANG).json() == written.json()
 
 
 def test_wrong_settings_stop_the_start(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import AUTH, TOKEN, Server
+from conftest import AUTH, HANG, TOKEN, Server
 from processes import Process
 
 CHECKS = (
@@ -33,7 +33,7 @@ def compare(address: str, report: Path) -> subprocess.CompletedProcess[str]:
     words = ["run", f"{address}/schema/openapi.json", "--checks", ",".join(CHECKS)]
     words += ["--phases", "coverage,fuzzing", "--mode", "all", "--max-examples", str(EXAMPLES)]
     words += ["--generation-deterministic", "--suppress-health-check", "all", "--warnings", "off"]
-    words += ["--no-color", "--report-ndjson-path", str(report)]
+    words += ["--request-timeout", str(HANG), "--no-color", "--report-ndjson-path", str(report)]
     return subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", *words],
         cwd=report.parent,
@@ -45,7 +45,7 @@ def compare(address: str, report: Path) -> subprocess.CompletedProcess[str]:
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=20 * HANG,
         check=False,
     )
 
@@ -67,7 +67,7 @@ def test_every_operation_does_what_is_said_of_it(
 ) -> None:
     report = tmp_path / "report.ndjson"
     with Process(tmp_path, REDIS_URL=redis_server.url) as process:
-        schema = httpx.get(f"{process.url}/schema/openapi.json").json()
+        schema = httpx.get(f"{process.url}/schema/openapi.json", timeout=HANG).json()
         ended = compare(process.url, report)
         assert process.complaints == []
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -103,8 +103,8 @@ def test_every_operation_does_what_is_said_of_it(
 def test_refusals_are_described_too(tmp_path: Path, redis_server: Server) -> None:
     # Everything below /api/ is limited, but for what asks after health.
     with (
-        Process(tmp_path, REDIS_URL=redis_server.url, RATE_LIMIT="1/minute") as process,
-        httpx.Client(base_url=process.url) as http,
+        Process(tmp_path, REDIS_URL=redis_server.url, RATE_LIMIT="1/hour") as process,
+        httpx.Client(base_url=process.url, timeout=HANG) as http,
     ):
         described = statuses(http.get("/schema/openapi.json").json())
         assert http.get("/api/nowhere").status_code == 404

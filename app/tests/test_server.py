@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from conftest import AUTH
+from conftest import AUTH, HANG, until
 from processes import HANDSHAKE, Answer, Client, Process, client, request
 from quantdesk import server
 from quantdesk.server import DRAIN, GRACE, LAST_CALL, MAX_HEAD
 
 AUTHORIZATION = f"Authorization: {AUTH['Authorization']}"
-# So much later than it should may something happen on a machine that is busy.
-SLACK = 3.0
+# Longer than a test waits: what ends before that has not waited for it.
+ENDLESS = 10 * HANG
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def app(shared: Process) -> Iterator[Process]:
 
 
 HASTE = {
-    "server.HEAD_TIMEOUT": 0.5,
-    "bodies.BODY_TIMEOUT": 0.5,
-    "server.BODY_LIMIT": 1.0,
+    "server.HEAD_TIMEOUT": 2.0,
+    "bodies.BODY_TIMEOUT": 2.0,
+    "server.BODY_LIMIT": 4.0,
 }
 
 
@@ -312,28 +312,34 @@ async def test_what_a_path_holds_gets_into_no_header_and_no_line_of_the_log(
 
 
 @asynccontextmanager
-async def sending(connection: Client, *pieces: bytes) -> AsyncIterator[None]:
-    """Send a piece every 0.1 s, as long as the connection and the context last."""
-    task = asyncio.create_task(connection.send(*pieces, pause=0.1))
+async def sending(connection: Client, *pieces: bytes, more: bytes = b"") -> AsyncIterator[None]:
+    """Send pieces, and after them one more every 0.1 s as long as the context lasts."""
+
+    async def send() -> None:
+        await connection.send(*pieces, pause=0.1)
+        while more:
+            await connection.send(more, pause=0.1)
+
+    task = asyncio.create_task(send())
     yield
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_head_that_does_not_come_is_not_waited_for(hasty: Process) -> None:
-    async def come(*pieces: bytes) -> None:
+    async def come(*pieces: bytes, more: bytes = b"") -> None:
+        started = time.monotonic()
         async with client(hasty.port) as connection:
-            started = time.monotonic()
-            async with sending(connection, *pieces):
+            async with sending(connection, *pieces, more=more):
                 assert await connection.cut() == b""
-            assert 0.4 < time.monotonic() - started < 0.5 + SLACK
+            assert time.monotonic() - started > 0.9 * HASTE["server.HEAD_TIMEOUT"]
 
     await asyncio.gather(
         come(),
         come(b"G"),
-        come(b"GET /", *[b"x"] * 100),
-        come(b"GET /health HTTP/1.1\r\n", *[b"X: y\r\n"] * 100),
-        come(request("GET", "/health", *HANDSHAKE)[:-2], *[b"X: y\r\n"] * 100),
+        come(b"GET /", more=b"x"),
+        come(b"GET /health HTTP/1.1\r\n", more=b"X: y\r\n"),
+        come(request("GET", "/health", *HANDSHAKE)[:-2], more=b"X: y\r\n"),
     )
 
 
@@ -343,39 +349,39 @@ async def test_the_next_head_may_be_long_in_coming_but_not_trickle(hasty: Proces
         await asyncio.sleep(2 * HASTE["server.HEAD_TIMEOUT"])
         assert (await connection.get("/health")).status == 200
         started = time.monotonic()
-        async with sending(connection, b"GET /", *[b"x"] * 100):
+        async with sending(connection, b"GET /", more=b"x"):
             assert await connection.cut() == b""
-        assert 0.4 < time.monotonic() - started < 0.5 + SLACK
+        assert time.monotonic() - started > 0.9 * HASTE["server.HEAD_TIMEOUT"]
 
 
 async def test_a_body_that_does_not_end_is_answered_with_408(hasty: Process) -> None:
-    async def come(*pieces: bytes) -> None:
+    async def come(*pieces: bytes, more: bytes = b"") -> None:
+        started = time.monotonic()
         async with client(hasty.port) as connection:
-            started = time.monotonic()
-            async with sending(connection, *pieces):
+            async with sending(connection, *pieces, more=more):
                 answer = await connection.answer()
                 assert (answer.status, answer.code) == (408, "request_timeout")
                 assert answer.headers["connection"] == "close"
                 assert await connection.cut() == b""
-            assert 0.4 < time.monotonic() - started < 0.5 + SLACK
+            assert time.monotonic() - started > 0.9 * HASTE["server.HEAD_TIMEOUT"]
 
     whole, last_chunk = write("1", size=1000), b"0\r\n\r\n"
     await asyncio.gather(
         come(whole[:-1]),
-        come(whole[:-900], *[b" "] * 100),
+        come(whole[:-900], more=b" "),
         come(chunked(b'{"price": 1}').removesuffix(last_chunk)),
-        come(chunked().removesuffix(last_chunk), *[b"1\r\n \r\n"] * 100),
+        come(chunked().removesuffix(last_chunk), more=b"1\r\n \r\n"),
     )
 
 
 async def test_a_body_that_nobody_reads_is_not_waited_for_either(hasty: Process) -> None:
     async def come(head: bytes, status: int) -> None:
+        started = time.monotonic()
         async with client(hasty.port) as connection:
-            started = time.monotonic()
-            async with sending(connection, head, *[b" "] * 100):
+            async with sending(connection, head, more=b" "):
                 assert (await connection.answer()).status == status
                 assert await connection.cut() == b""
-            assert 0.8 < time.monotonic() - started < 1.0 + SLACK
+            assert time.monotonic() - started > 0.9 * HASTE["server.BODY_LIMIT"]
 
     size = "Content-Length: 1000000"
     await asyncio.gather(
@@ -403,7 +409,7 @@ async def test_a_stop_under_load_fails_no_request_and_tells_each_connection(
     tmp_path: Path,
 ) -> None:
     """Those that ask once a second are told as well, and when all are, it is over."""
-    with Process(tmp_path, constants={"server.DRAIN": 20.0}) as app:
+    with Process(tmp_path, constants={"server.DRAIN": ENDLESS}) as app:
         under_way = asyncio.Event()
 
         async def ask(pause: float) -> list[Answer]:
@@ -421,10 +427,8 @@ async def test_a_stop_under_load_fails_no_request_and_tells_each_connection(
         async with asyncio.TaskGroup() as group:
             asking = [group.create_task(ask(pause)) for pause in (*[0.1] * 20, *[1.0] * 5)]
             await under_way.wait()
-            started = time.monotonic()
-            stopping = group.create_task(asyncio.to_thread(app.stop, 30.0))
+            stopping = group.create_task(asyncio.to_thread(app.stop))
         assert stopping.result() == 0
-        assert time.monotonic() - started < 1.0 + SLACK
         assert all(task.result()[-1].headers["connection"] == "close" for task in asking)
         answers = [answer for task in asking for answer in task.result()]
         assert {answer.status for answer in answers} == {200, 404}
@@ -442,7 +446,7 @@ async def test_a_stop_answers_those_who_came_last_and_closes_those_who_say_nothi
     tmp_path: Path,
 ) -> None:
     drain = 0.8
-    limits = {"server.DRAIN": drain, "server.LAST_CALL": 2.0}
+    limits = {"server.DRAIN": drain, "server.LAST_CALL": 5.0, "server.GRACE": ENDLESS}
     with Process(tmp_path, constants=limits) as app:
         async with client(app.port) as idle, client(app.port) as last:
             assert (await idle.get("/health")).status == 200
@@ -454,22 +458,22 @@ async def test_a_stop_answers_those_who_came_last_and_closes_those_who_say_nothi
             assert (answer.status, answer.headers["connection"]) == (200, "close")
             assert await last.ended() == await idle.ended() == b""
         assert await stopping == 0
-        assert time.monotonic() - started < drain + 2.0 + SLACK
         assert app.complaints == []
 
 
 async def test_a_stop_without_connections_takes_no_time(tmp_path: Path) -> None:
-    with Process(tmp_path, constants={"server.DRAIN": 20.0}) as app:
-        started = time.monotonic()
+    limits = {f"server.{name}": ENDLESS for name in ("DRAIN", "LAST_CALL", "GRACE")}
+    with Process(tmp_path, constants=limits) as app:
         assert await asyncio.to_thread(app.stop) == 0
-        assert time.monotonic() - started < 0.5 + SLACK
 
 
 async def test_requests_under_way_are_finished_by_a_stop(tmp_path: Path) -> None:
     """One whose body comes slowly, and one that waits for the database."""
     drain = 0.4
+    limits = {"server.DRAIN": drain, "server.GRACE": ENDLESS}
+    limits |= {"bodies.BODY_TIMEOUT": ENDLESS, "server.BODY_LIMIT": ENDLESS}
     with (
-        Process(tmp_path, constants={"server.DRAIN": drain}) as app,
+        Process(tmp_path, constants=limits) as app,
         contextlib.closing(sqlite3.connect(tmp_path / "quantdesk.db")) as database,
     ):
         database.execute("BEGIN IMMEDIATE")
@@ -495,13 +499,13 @@ async def test_requests_under_way_are_finished_by_a_stop(tmp_path: Path) -> None
 
 async def test_a_request_that_does_not_end_does_not_hold_up_a_stop(tmp_path: Path) -> None:
     assert GRACE + DRAIN + LAST_CALL < 15  # systemd's patience, and the README's word
-    with Process(tmp_path, constants={"server.GRACE": 0.5, "server.DRAIN": 0.2}) as app:
+    limits = {"server.GRACE": 0.5, "server.DRAIN": 0.2}
+    limits |= {"bodies.BODY_TIMEOUT": ENDLESS, "server.BODY_LIMIT": ENDLESS}
+    with Process(tmp_path, constants=limits) as app:
         async with client(app.port) as connection:
             await connection.send(write("1")[:-1])
             await asyncio.sleep(0.2)
-            started = time.monotonic()
             assert await asyncio.to_thread(app.stop) == 0
-            assert time.monotonic() - started < 0.5 + 0.2 + LAST_CALL + SLACK
 
 
 async def test_processes_that_follow_each_other_on_a_passed_socket_fail_no_request(
@@ -510,6 +514,8 @@ async def test_processes_that_follow_each_other_on_a_passed_socket_fail_no_reque
     """One after the other, as systemd restarts it, and then two for a while, as an update may."""
     answers: list[Answer] = []
     stopped = asyncio.Event()
+    # So long that a client whose turn comes only now and then asks once more in it.
+    limits = {"server.DRAIN": 5.0, "server.LAST_CALL": 5.0}
 
     async def stay(port: int) -> None:
         while not stopped.is_set():
@@ -517,7 +523,7 @@ async def test_processes_that_follow_each_other_on_a_passed_socket_fail_no_reque
                 told = False
                 while not told and not stopped.is_set():
                     await connection.send(request("GET", "/api/prices/A"))
-                    answers.append(await connection.answer(seconds=40.0))
+                    answers.append(await connection.answer())
                     told = answers[-1].headers.get("connection") == "close"
                     await asyncio.sleep(0.1)
 
@@ -525,35 +531,33 @@ async def test_processes_that_follow_each_other_on_a_passed_socket_fail_no_reque
         while not stopped.is_set():
             async with client(port) as connection:
                 await connection.send(request("GET", "/health"))
-                answers.append(await connection.answer(seconds=40.0))
+                answers.append(await connection.answer())
             await asyncio.sleep(0.02)
 
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=128))
         port = listener.getsockname()[1]
-        first = stack.enter_context(Process(tmp_path, listener=listener))
+        first = stack.enter_context(Process(tmp_path, listener=listener, constants=limits))
         async with asyncio.TaskGroup() as group:
             for _ in range(20):
                 group.create_task(stay(port))
             for _ in range(3):
                 group.create_task(come_and_go(port))
-            await asyncio.sleep(0.5)
+            await until(lambda: len(answers) > 20)
 
-            assert await asyncio.to_thread(first.stop, 30.0) == 0
+            assert await asyncio.to_thread(first.stop) == 0
             before = len(answers)
             second = await asyncio.to_thread(
-                stack.enter_context, Process(tmp_path, listener=listener)
+                stack.enter_context, Process(tmp_path, listener=listener, constants=limits)
             )
-            await asyncio.sleep(0.5)
-            assert len(answers) > before
+            await until(lambda: len(answers) > before + 20)
 
             third = await asyncio.to_thread(
-                stack.enter_context, Process(tmp_path, listener=listener)
+                stack.enter_context, Process(tmp_path, listener=listener, constants=limits)
             )
-            assert await asyncio.to_thread(second.stop, 30.0) == 0
+            assert await asyncio.to_thread(second.stop) == 0
             before = len(answers)
-            await asyncio.sleep(0.5)
-            assert len(answers) > before
+            await until(lambda: len(answers) > before + 20)
             stopped.set()
         assert {answer.status for answer in answers} == {200, 404}
         assert await asyncio.to_thread(third.stop) == 0
@@ -565,7 +569,7 @@ async def test_systemd_is_told_of_the_start_and_of_the_stop(tmp_path: Path) -> N
     """Sockets that are passed to another process are not its own."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(tmp_path / "notify"))
-        notified.settimeout(30)
+        notified.settimeout(HANG)
         address = str(tmp_path / "notify")
         app = Process(tmp_path, NOTIFY_SOCKET=address, LISTEN_PID="1", LISTEN_FDS="1")
         assert await asyncio.to_thread(notified.recv, 100) == b"READY=1"
@@ -575,7 +579,7 @@ async def test_systemd_is_told_of_the_start_and_of_the_stop(tmp_path: Path) -> N
             notified.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 notified.recv(100)
-            notified.settimeout(30)
+            notified.settimeout(HANG)
             assert await asyncio.to_thread(app.stop) == 0
             assert notified.recv(100) == b"STOPPING=1"
 
@@ -584,7 +588,7 @@ def test_systemd_may_listen_on_an_abstract_address(monkeypatch: pytest.MonkeyPat
     name = f"quantdesk-{uuid.uuid4()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(f"\0{name}")
-        notified.settimeout(5)
+        notified.settimeout(HANG)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
         server.notify("READY=1")
         assert notified.recv(100) == b"READY=1"
@@ -598,7 +602,7 @@ def test_nobody_to_tell_is_no_failure(monkeypatch: pytest.MonkeyPatch, address: 
 
 async def test_a_port_that_is_taken_stops_the_start(app: Process, tmp_path: Path) -> None:
     second = Process(tmp_path, PORT=str(app.port))
-    assert await asyncio.to_thread(second.popen.wait, 30) == 3
+    assert await asyncio.to_thread(second.popen.wait, HANG) == 3
     assert f"('127.0.0.1', {app.port}): address already in use" in second.log
     assert "Traceback" not in second.log
     assert "Serving" not in second.log

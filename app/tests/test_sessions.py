@@ -1,7 +1,7 @@
-import asyncio
 import datetime as dt
 import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,8 +9,10 @@ import pytest
 from redis import Redis
 from sqlalchemy import event, text
 
-from conftest import AUTH, Running, Server, Start
+from conftest import AUTH, Calendar, Running, Server, Start, expires_as_set
 from logins import id_in, log_in
+from quantdesk import database
+from quantdesk import sessions as module
 
 CURRENT = "/api/sessions/current"
 WELL_FORMED = "A" * 43
@@ -45,6 +47,7 @@ async def test_session_begins_with_a_cookie_and_is_in_redis(
     start: Start, redis_server: Server, raw: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = await start(redis_server)
+    began = time.time()
     answer = await app.client.post("/api/sessions", json={"user": "alice@example.net", "x": 1})
     assert answer.status_code == 201
     data = answer.json()["data"]
@@ -56,7 +59,7 @@ async def test_session_begins_with_a_cookie_and_is_in_redis(
     form = r"session=([A-Za-z0-9_-]{43}); HttpOnly; SameSite=Lax; Path=/; Max-Age=3600"
     match = re.fullmatch(form, cookie)
     assert match is not None
-    assert 3598 <= int(raw.ttl(f"qd:development:session:{match[1]}")) <= 3600
+    assert expires_as_set(raw, f"qd:development:session:{match[1]}", 3600, began)
     read = await app.get(CURRENT)
     assert (read.status_code, read.headers["X-Cache"]) == (200, "HIT")
     assert read.json() == answer.json()
@@ -183,7 +186,9 @@ async def test_session_lives_in_the_database_whatever_becomes_of_redis(
     read = await app.client.get(CURRENT, headers=session)
     assert (read.status_code, read.headers["X-Cache"]) == (200, "MISS")
     assert (await app.client.get(CURRENT, headers=session)).headers["X-Cache"] == "HIT"
-    assert 97 <= int(raw.ttl(key(session))) <= 100
+    # No later than the session, to the second.
+    ends = dt.datetime.fromisoformat(read.json()["data"]["expiresAt"]).timestamp()
+    assert ends - 1.01 <= int(raw.pexpiretime(key(session))) / 1000 <= time.time() + 100
     redis_server.kill()
     read = await app.client.get(CURRENT, headers=session)
     assert (read.status_code, read.headers["X-Cache"]) == (200, "BYPASS")
@@ -209,13 +214,19 @@ async def test_session_that_ended_while_redis_was_frozen_does_not_come_back(
 
 
 async def test_expired_session_is_unauthorized_even_where_it_is_cached(
-    start: Start, redis_server: Server, raw: Redis
+    start: Start, redis_server: Server, raw: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = await start(redis_server, CACHE_TTL_SESSION="2")
+    app = await start(redis_server, CACHE_TTL_SESSION="600")
     session = await log_in(app, "alice")
-    assert (await app.client.get(CURRENT, headers=session)).status_code == 200
+    calendar = Calendar()
+    monkeypatch.setattr(module, "dt", calendar)
+    monkeypatch.setattr(database, "_now", lambda: calendar.now(dt.UTC))
+    read = await app.client.get(CURRENT, headers=session)
+    ends = dt.datetime.fromisoformat(read.json()["data"]["expiresAt"])
     assert raw.persist(key(session))
-    await asyncio.sleep(2.05)
+    calendar.moment = ends - dt.timedelta(milliseconds=1)
+    assert (await app.client.get(CURRENT, headers=session)).status_code == 200
+    calendar.moment = ends
     assert raw.exists(key(session))
     assert (await app.client.get(CURRENT, headers=session)).status_code == 401
     raw.flushall()

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
@@ -17,19 +16,22 @@ from redis import Redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from conftest import AUTH, Server, subscribers, until
+from conftest import AUTH, HANG, Server, subscribers, until
 from frames import close_code, frame, frames
 from processes import HANDSHAKE, Answer, Client, Process, client, request
 from quantdesk.hub import MAX_BEHIND
 from quantdesk.server import FRAME_BURST, MAX_MESSAGE
 from quantdesk.sockets import MAX_CHANNELS, MAX_PER_CLIENT
 
+# Longer than a test waits: what ends before that has not waited for it.
+ENDLESS = 10 * HANG
 # What one client attempts beyond the sockets that it may have, and the seconds of processor time
 # that this may cost the server.
-ATTEMPTS = 5000
-ATTEMPTS_COST = 10.0
-# The same for a flood of frames.
+ATTEMPTS = 1000
+ATTEMPTS_COST = 2.0
+# The same for a flood of frames, and for what of it comes before another client's turn.
 FLOOD_COST = 1.5
+TURN_COST = 0.5
 
 
 class Pair(NamedTuple):
@@ -45,10 +47,14 @@ def shared(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("sockets")
     redis = Server(redis_binary, folder)
     redis.start()
-    one, two = (Process(folder, REDIS_URL=redis.url) for _ in range(2))
-    with one, two:
-        yield Pair(redis, one, two)
-    redis.kill()
+    try:
+        with (
+            Process(folder, REDIS_URL=redis.url) as one,
+            Process(folder, REDIS_URL=redis.url) as two,
+        ):
+            yield Pair(redis, one, two)
+    finally:
+        redis.kill()
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ async def say(connection: ClientConnection, action: str, channel: str) -> None:
     await connection.send(json.dumps({"action": action, "channel": channel}))
 
 
-async def receive(connection: ClientConnection, seconds: float = 10.0) -> Any:  # noqa: ANN401  # what JSON holds
+async def receive(connection: ClientConnection, seconds: float = HANG) -> Any:  # noqa: ANN401  # what JSON holds
     async with asyncio.timeout(seconds):
         message = await connection.recv()
     assert isinstance(message, str)
@@ -141,10 +147,10 @@ async def metric(app: Process, name: str) -> float:
     return float(found[1])
 
 
-async def until_metric(app: Process, name: str, value: float, seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
+async def until_metric(app: Process, name: str, value: float) -> None:
+    async with asyncio.timeout(HANG):
         while await metric(app, name) != value:  # noqa: ASYNC110  # what is polled is another process
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
 
 class Peer:
@@ -189,12 +195,17 @@ def unread(app: Process, connection: socket.socket) -> int:
     return int(line.split()[4].split(":")[0], 16)
 
 
-async def stall(app: Process, connection: socket.socket, peer: Peer, channel: str) -> None:
-    """Send messages to a client that does not read, until some of them wait in the process."""
+async def stall(
+    app: Process, connection: socket.socket, peer: Peer, channel: str, ear: ClientConnection
+) -> None:
+    """Send messages to a client that does not read, until some of them wait in the process.
+
+    `ear` gets them, too, in the same turn.
+    """
     kept: list[int] = []
     while len(kept) < 3 or len(set(kept[-3:])) > 1:
         peer.publish(channel, 100_000)
-        await asyncio.sleep(0.02)
+        assert len((await receive(ear))["data"]) == 100_000
         kept.append(unread(app, connection))
         assert len(kept) < 200
     assert kept[-1] > 0
@@ -537,13 +548,13 @@ async def test_a_flood_ends_and_keeps_nobody_waiting(pair: Pair, sent: bytes) ->
 
     async with client(pair.one.port) as other, asyncio.TaskGroup() as group:
         floods = [group.create_task(flood()) for _ in range(4)]
-        waits = []
+        turns = []
         while not all(task.done() for task in floods):
-            started = time.monotonic()
+            before = pair.one.cpu
             assert (await other.get("/health")).status == 200
-            waits.append(time.monotonic() - started)
+            turns.append(pair.one.cpu - before)
             await asyncio.sleep(0.01)
-    assert max(waits) < 3.0
+    assert max(turns) < TURN_COST
     assert pair.one.cpu - cost < FLOOD_COST
     assert pair.one.memory - memory < 16 * 1024 * 1024
 
@@ -585,13 +596,11 @@ async def test_without_redis_subscribers_of_the_instance_go_on_and_others_are_to
             assert (await receive(here))["data"]["price"] == price
         assert await settled(there) == []
         pair.redis.start()
-        back = time.monotonic()
         assert await receive(there) == {
             "channel": "price:GAP",
             "event": "gap",
             "data": {"missed": 3},
         }
-        assert time.monotonic() - back < 4.0
         await put(pair.one, "GAP", "4")
         assert (await receive(there))["data"]["price"] == "4"
         await put(pair.two, "GAP", "5")
@@ -601,11 +610,10 @@ async def test_without_redis_subscribers_of_the_instance_go_on_and_others_are_to
 
 
 async def test_sigterm_closes_with_1012_at_once(tmp_path: Path) -> None:
-    with Process(tmp_path, constants={"server.DRAIN": 20.0}) as app:
+    limits = {f"server.{name}": ENDLESS for name in ("DRAIN", "LAST_CALL", "GRACE")}
+    with Process(tmp_path, constants=limits) as app:
         async with listening(app, "price:A") as one, listening(app) as two:
-            started = time.monotonic()
             assert await asyncio.to_thread(app.stop) == 0
-            assert time.monotonic() - started < 3.0
             for connection in (one, two):
                 with pytest.raises(ConnectionClosed):
                     await connection.recv()
@@ -617,22 +625,20 @@ async def test_sigterm_does_not_wait_for_those_who_do_not_read(
     shared: Pair, raw: Redis, tmp_path: Path
 ) -> None:
     """One has said that it closes; uvicorn would fail there, and leave the others open."""
-    limits = {"server.LINGER": 1.0}
+    limits = {"server.LINGER": 1.0, "server.GRACE": ENDLESS}
     with Process(tmp_path, REDIS_URL=shared.redis.url, ENV_NAME="stalled", constants=limits) as app:
         peer = Peer(raw, "stalled")
         async with (
             reading_nothing(app, "price:A") as one,
             reading_nothing(app, "price:A") as two,
-            listening(app) as ear,
+            listening(app, "price:A") as ear,
         ):
-            await stall(app, one, peer, "price:A")
-            await stall(app, two, peer, "price:A")
+            await stall(app, one, peer, "price:A", ear)
+            await stall(app, two, peer, "price:A", ear)
             await asyncio.get_running_loop().sock_sendall(two, frame(8, b"\x03\xe8"))
             await asyncio.sleep(0.1)
             assert await metric(app, "websockets_dropped_total") == 0
-            started = time.monotonic()
             assert await asyncio.to_thread(app.stop) == 0
-            assert time.monotonic() - started < 1.0 + 3.0
             with pytest.raises(ConnectionClosed):
                 await ear.recv()
             assert ear.close_code == 1012
@@ -640,10 +646,10 @@ async def test_sigterm_does_not_wait_for_those_who_do_not_read(
 
 
 async def test_a_socket_outlives_the_limits_of_a_request(tmp_path: Path) -> None:
-    limits = {"server.HEAD_TIMEOUT": 0.3, "server.BODY_LIMIT": 0.3}
+    limits = {"server.HEAD_TIMEOUT": 2.0, "server.BODY_LIMIT": 2.0}
     with Process(tmp_path, constants=limits) as app:
         async with listening(app, "price:A") as connection:
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(2.5)
             await put(app, "A", "1")
             assert (await receive(connection))["data"]["price"] == "1"
 
@@ -652,10 +658,10 @@ async def test_who_does_not_answer_pings_any_more_is_gone_soon(
     shared: Pair, raw: Redis, tmp_path: Path
 ) -> None:
     """Also with something left to be read, for which a close would wait for ever."""
-    limits = {"server.PING_INTERVAL": 0.3, "server.PING_TIMEOUT": 0.3, "server.LINGER": 0.3}
+    limits = {"server.PING_INTERVAL": 3.0, "server.PING_TIMEOUT": 3.0, "server.LINGER": 0.3}
     with Process(tmp_path, REDIS_URL=shared.redis.url, ENV_NAME="mute", constants=limits) as app:
         async with reading_nothing(app, "price:A") as mute, listening(app, "price:A") as ear:
             # Sooner than the pings, or else it is dropped for that.
-            await stall(app, mute, Peer(raw, "mute"), "price:A")
-            await until_metric(app, "websockets_open", 1, seconds=3.0)
-            assert len(await settled(ear)) > 3
+            await stall(app, mute, Peer(raw, "mute"), "price:A", ear)
+            await until_metric(app, "websockets_open", 1)
+            assert await settled(ear) == []

@@ -7,12 +7,19 @@ import pytest
 
 from conftest import AUTH, Running, Server, Start, state_messages, until
 from logins import log_in
+from quantdesk import cache as caches
 
 PRICE = "/api/prices/A"
 SESSION = "/api/sessions/current"
 UP = "Redis connected"
 DOWN = "Redis connection failed, continuing without Redis"
-LONG = {"CACHE_TTL_PRICE": "30", "CACHE_TTL_PORTFOLIO": "30", "CACHE_TTL_ORDER": "30"}
+LONG = {"CACHE_TTL_PRICE": "3600", "CACHE_TTL_PORTFOLIO": "3600", "CACHE_TTL_ORDER": "3600"}
+
+
+@pytest.fixture(autouse=True)
+def _lasting_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every guard until a test has looked at what is kept."""
+    monkeypatch.setattr(caches, "GUARD", 3600)
 
 
 @pytest.fixture
@@ -88,7 +95,7 @@ async def test_cache_alone_may_die(
     start: Start, servers: tuple[Server, Server], caplog: pytest.LogCaptureFixture
 ) -> None:
     cache, state = servers
-    env = {"REDIS_STATE_URL": state.url, "RATE_LIMIT": "100/minute", **LONG}
+    env = {"REDIS_STATE_URL": state.url, "RATE_LIMIT": "100/hour", **LONG}
     app, other = await start(cache, **env), await start(cache, **env)
     headers = await use_all(app)
     cache.kill()
@@ -113,7 +120,7 @@ async def test_cache_alone_may_die(
 
 async def test_state_alone_may_die(start: Start, servers: tuple[Server, Server]) -> None:
     cache, state = servers
-    app = await start(cache, REDIS_STATE_URL=state.url, RATE_LIMIT="12/minute", **LONG)
+    app = await start(cache, REDIS_STATE_URL=state.url, RATE_LIMIT="12/hour", **LONG)
     headers = await log_in(app, "alice")
     await app.put_price("A", 10)
     assert [await outcome(app, PRICE, {}) for _ in range(2)] == ["MISS", "HIT"]
@@ -130,7 +137,7 @@ async def test_state_alone_may_die(start: Start, servers: tuple[Server, Server])
     answers = await asyncio.gather(*(app.get(PRICE) for _ in range(30)))
     assert sum(answer.status_code == 200 for answer in answers) == 10
     state.start()
-    await until(lambda: app.services.state_gateway.available, 2)
+    await until(lambda: app.services.state_gateway.available)
     assert (await app.get("/health")).json()["status"] == "healthy"
     assert counted(state) == 0
 
@@ -149,7 +156,7 @@ async def test_session_that_ended_without_state_redis_does_not_come_back(
     assert (await app.client.delete(SESSION, headers=headers)).status_code == 200
     state.start("--appendonly", "yes")
     with state.client() as raw:
-        await until(lambda: app.services.state_gateway.available, 2)
+        await until(lambda: app.services.state_gateway.available)
         # What Redis had kept over its death, and no session.
         assert kinds(state) == {"guard", "ratelimit"}
     assert (await app.client.get(SESSION, headers=headers)).status_code == 401
@@ -169,6 +176,6 @@ async def test_neither_has_to_be_there_at_the_start(
         (cache, app.services.gateway),
     ):
         server.start()
-        await until(lambda found=gateway: found.available, 2)  # type: ignore[misc]
+        await until(lambda found=gateway: found.available)  # type: ignore[misc]
     assert [await outcome(app, SESSION, headers) for _ in range(2)] == ["MISS", "HIT"]
     assert [await outcome(app, PRICE, {}) for _ in range(2)] == ["MISS", "HIT"]
