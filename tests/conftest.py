@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+import yaml
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -42,17 +44,74 @@ def ansible(program: str, *words: str | Path) -> tuple[int, str]:
         [Path(sys.executable).parent / program, *here, *words],
         cwd=PROJECT,
         env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=60,
     )
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stdout
+
+
+def ansible_plays(folder: Path, plays: dict[str, dict[str, Any]], *options: str) -> dict[str, tuple[bool, str]]:
+    """Run plays in one `ansible-playbook`, whose start alone takes a second, each whatever became of those before.
+
+    Returns, by the names of the plays, whether each went well, and what stood in the output of each.
+    """
+    content = [
+        {
+            "name": name,
+            "hosts": "localhost",
+            "gather_facts": False,
+            **play,
+            "tasks": [
+                {"block": play["tasks"], "rescue": [{"name": "Note the failure", "ansible.builtin.meta": "noop"}]},
+            ],
+        }
+        for name, play in plays.items()
+    ]
+    file = folder / "plays.yml"
+    # In lines, of which Ansible quotes those around a failed task.
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    _, output = ansible("ansible-playbook", *options, file)
+    _, *parts = re.split(r"^PLAY \[(.*)\] \**$", output, flags=re.MULTILINE)
+    found = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert list(found) == list(plays), output
+    assert all("\nTASK [" in text for text in found.values()), output
+    return {name: ("fatal: [" not in text, text) for name, text in found.items()}
 
 
 def ansible_module(name: str, arguments: dict[str, Any], *options: str) -> tuple[int, str]:
     """Run a module through Ansible itself, and return the exit code and all output."""
     return ansible("ansible", "localhost", "-m", name, "-a", json.dumps(arguments), *options)
+
+
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def in_play(*tasks: dict[str, Any], hosts: str = "one", **variables: Any) -> Callable[[Test], Test]:
+    """Have tasks run on the hosts `one` and `two`, which are this machine, for a test; see `played`."""
+
+    def note(test: Test) -> Test:
+        if "checks_deferred" in variables:
+            # Facts outlive a play, and those of another test are not for this one's report.
+            variables["checks_deferred"] = f"results_of_{test.__name__}"
+        vars(test)["play"] = {"hosts": hosts, "vars": variables, "tasks": list(tasks)}
+        return test
+
+    return note
+
+
+@pytest.fixture(scope="module")
+def all_played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bool, str]]:
+    """Run the plays of a module's tests, all at once."""
+    plays = {name: test.play for name, test in vars(request.module).items() if hasattr(test, "play")}
+    return ansible_plays(tmp_path_factory.mktemp("plays"), plays, "-i", "one,two,")
+
+
+@pytest.fixture
+def played(request: pytest.FixtureRequest, all_played: dict[str, tuple[bool, str]]) -> tuple[bool, str]:
+    """Whether the play of this test went well, and its output."""
+    return all_played[request.function.__name__]
 
 
 @dataclass
@@ -89,7 +148,7 @@ def start(folder: Path, *arguments: str, port: int) -> subprocess.Popen[bytes]:
         [server_command(folder), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *arguments],
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -149,7 +208,7 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     process.wait(10)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def foreign_ca() -> str:
     """Trust roots that have not signed the test server: the machine's."""
     file = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"

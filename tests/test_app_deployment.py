@@ -320,6 +320,9 @@ def server() -> Iterator[str]:
 
 def test_healthy_is_a_200_and_nothing_else(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "show", lambda unit: {"ActiveState": "active"})
+    # However long the server takes on a machine that is short of time.
+    ask = units.ask
+    monkeypatch.setattr(units, "ask", lambda url, _timeout: ask(url, 60))
     units.wait_healthy(f"{server}/200", "app@1.service", 1, lambda state: False)
     for status in ("204", "302", "503"):
         with pytest.raises(units.Unwell, match=f"answers {status} after 0 s"):
@@ -333,8 +336,8 @@ def test_what_is_over_is_not_waited_for(server: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(units, "show", lambda unit: {"ActiveState": "failed"})
     began = time.monotonic()
     with pytest.raises(units.Unwell, match=r"app@1\.service is failed"):
-        units.wait_healthy(f"{server}/503", "app@1.service", 30, lambda state: state == "failed")
-    assert time.monotonic() - began < 5
+        units.wait_healthy(f"{server}/503", "app@1.service", 120, lambda state: state == "failed")
+    assert time.monotonic() - began < 60
 
 
 def test_a_process_has_a_start_and_a_confinement() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from conftest import PROJECT, load
+from conftest import PROJECT, in_play, load
 
 checks = load("plugins/action/checks.py", "checks")
 
@@ -49,76 +49,103 @@ def test_a_failed_check_ends_a_play_that_has_no_report(tmp_path: Path) -> None:
     assert "size: found 2; expected more than 3. [one]" in output
 
 
-def test_what_holds_passes(tmp_path: Path) -> None:
-    code, _ = play(tmp_path, [task({"name": "size", "that": "size > 3"}, {"name": "size", "equals": "5"})], size=5)
-    assert code == 0
+@in_play(task({"name": "size", "that": "size > 3"}, {"name": "size", "equals": "5"}), size=5)
+def test_what_holds_passes(played: tuple[bool, str]) -> None:
+    well, _ = played
+    assert well
 
 
-def test_an_undefined_variable_is_a_problem_with_its_name_and_not_the_end(tmp_path: Path) -> None:
-    items = [{"name": "a", "that": "a", "expected": "a value"}, {"name": "b", "that": "b == 1", "expected": "1"}]
-    code, output = play(tmp_path, [task(*items), REPORT], checks_deferred="results", a="{{ nowhere }}", b=2)
-    assert code != 0
+@in_play(
+    task({"name": "a", "that": "a", "expected": "a value"}, {"name": "b", "that": "b == 1", "expected": "1"}),
+    REPORT,
+    checks_deferred="results",
+    a="{{ nowhere }}",
+    b=2,
+)
+def test_an_undefined_variable_is_a_problem_with_its_name_and_not_the_end(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "a: found nothing ('nowhere' is undefined); expected a value. [one]" in output
     assert "b: found 2; expected 1. [one]" in output
 
 
-def test_a_secret_is_never_shown(tmp_path: Path) -> None:
-    item = {"name": "word", "that": "word is password", "secret": True, "expected": "a better one"}
-    code, output = play(tmp_path, [task(item), REPORT], checks_deferred="results", word="sesame")
-    assert code != 0
+@in_play(
+    task({"name": "word", "that": "word is password", "secret": True, "expected": "a better one"}),
+    REPORT,
+    checks_deferred="results",
+    word="sesame",
+)
+def test_a_secret_is_never_shown(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "a hidden value of 6 characters" in output
     assert "sesame" not in output
 
 
-def test_the_report_holds_every_host_and_says_the_same_problem_once(tmp_path: Path) -> None:
-    item = {"name": "size", "equals": "3"}
-    code, output = play(tmp_path, [task(item), REPORT], hosts="all", checks_deferred="results", size=2)
-    assert code != 0
+@in_play(task({"name": "size", "equals": "3"}), REPORT, hosts="one,two", checks_deferred="results", size=2)
+def test_the_report_holds_every_host_and_says_the_same_problem_once(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "Test: 1 problem. Bad." in output
     assert "size: found 2; expected 3. [one, two]" in output
     assert output.count("FAILED   ") == 2
 
 
-def test_a_report_of_nothing_is_a_failure(tmp_path: Path) -> None:
-    code, output = play(tmp_path, [task({"name": "x", "when": "false"}), REPORT], checks_deferred="results")
-    assert code != 0
+@in_play(task({"name": "x", "when": "false"}), REPORT, checks_deferred="results")
+def test_a_report_of_nothing_is_a_failure(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "not one check ran" in output
 
 
-def test_a_control_stands_at_the_end_of_its_problem(tmp_path: Path) -> None:
-    items = [{"name": name, "equals": "3", "control": control} for name, control in (("a", 20), ("b", [21, 22]))]
-    code, output = play(tmp_path, [task(*items)], a=1, b=2)
-    assert code != 0
+@in_play(task({"name": "a", "equals": "3", "control": 20}, {"name": "b", "equals": "3", "control": [21, 22]}), a=1, b=2)
+def test_a_control_stands_at_the_end_of_its_problem(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "a: found 1; expected 3. [one] (control 20)" in output
     assert "b: found 2; expected 3. [one] (controls 21, 22)" in output
 
 
-def test_a_control_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    code, output = play(tmp_path, [task({"name": "a", "that": "true", "control": "twenty"})], a=1)
-    assert code != 0
+@in_play(task({"name": "a", "that": "true", "control": "twenty"}), a=1)
+def test_a_control_that_is_no_number_is_refused(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "control of the check a: found 'twenty'; expected a number, or several" in output
 
 
-def test_what_does_not_apply_is_recorded_with_the_reason_and_does_not_fail(tmp_path: Path) -> None:
-    item = {"name": "a", "when": "false", "otherwise": "{{ kind }} has none", "equals": "nowhere", "control": 14}
-    tasks = [task(item, {"name": "b", "that": "true"}), REPORT]
-    code, output = play(tmp_path, tasks, checks_deferred="results", kind="standalone", b=1)
-    assert code == 0, output
+@in_play(
+    task(
+        {"name": "a", "when": "false", "otherwise": "{{ kind }} has none", "equals": "nowhere", "control": 14},
+        {"name": "b", "that": "true"},
+    ),
+    REPORT,
+    checks_deferred="results",
+    kind="standalone",
+    b=1,
+)
+def test_what_does_not_apply_is_recorded_with_the_reason_and_does_not_fail(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert well, output
     assert "2 checks on 1 hosts, 1 not applicable, all ok. Fine." in output
     assert any(
         line.split() == ["n/a", "14", "one", "test", "a", "standalone", "has", "none"] for line in output.split("\n")
     )
 
 
-def test_what_does_not_apply_passes_without_a_report_too(tmp_path: Path) -> None:
-    code, output = play(tmp_path, [task({"name": "a", "when": "false", "otherwise": "not here"})])
-    assert code == 0, output
+@in_play(task({"name": "a", "when": "false", "otherwise": "not here"}))
+def test_what_does_not_apply_passes_without_a_report_too(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert well, output
 
 
-def test_a_value_to_compare_a_secret_with_is_not_shown_either(tmp_path: Path) -> None:
-    item = {"name": "word", "equals": "other", "secret": True}
-    code, output = play(tmp_path, [task(item)], word="{{ 'ses' ~ 'ame' }}", other="{{ 'tahi' ~ 'ni' }}")
-    assert code != 0
+@in_play(
+    task({"name": "word", "equals": "other", "secret": True}),
+    word="{{ 'ses' ~ 'ame' }}",
+    other="{{ 'tahi' ~ 'ni' }}",
+)
+def test_a_value_to_compare_a_secret_with_is_not_shown_either(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "word: found a hidden value of 6 characters; expected a hidden value of 6 characters. [one]" in output
     assert "tahini" not in output
 

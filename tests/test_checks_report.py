@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_checks import REPORT, play, task
 
-from conftest import load
+from conftest import in_play, load
 
 checks = load("plugins/action/checks.py", "checks")
 
@@ -75,58 +75,81 @@ def test_a_text_is_cut_only_where_it_is_too_long(text: str, short: str) -> None:
     assert checks.shorten(text) == short
 
 
-def test_results_of_several_tasks_are_all_in_the_report(tmp_path: Path) -> None:
-    tasks = [task({"name": name, "that": "false", "expected": "more"}) for name in ("a", "b", "c")]
-    code, output = play(tmp_path, [*tasks, REPORT], checks_deferred="results", a=1, b=2, c=3)
-    assert code != 0
+@in_play(
+    *(task({"name": name, "that": "false", "expected": "more"}) for name in ("a", "b", "c")),
+    REPORT,
+    checks_deferred="results",
+    a=1,
+    b=2,
+    c=3,
+)
+def test_results_of_several_tasks_are_all_in_the_report(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "Test: 3 problems. Bad." in output
     assert all(f"{name}: found" in output for name in "abc")
 
 
-def test_all_problems_of_one_task_are_in_the_message_that_ends_the_play(tmp_path: Path) -> None:
-    items = [{"name": name, "that": "false", "expected": "more"} for name in ("a", "b")]
-    code, output = play(tmp_path, [task({"name": "c", "that": "true"}, *items)], a=1, b=2, c=3)
-    assert code != 0
+@in_play(
+    task({"name": "c", "that": "true"}, *({"name": n, "that": "false", "expected": "more"} for n in ("a", "b"))),
+    a=1,
+    b=2,
+    c=3,
+)
+def test_all_problems_of_one_task_are_in_the_message_that_ends_the_play(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "test: 2 of 3 checks failed" in output
     assert "a: found 1; expected more. [one]" in output
     assert "b: found 2; expected more. [one]" in output
 
 
-def test_a_check_that_does_not_apply_is_left_out(tmp_path: Path) -> None:
-    items = [
+@in_play(
+    task(
         {"name": "a", "when": "a > 1", "that": "false", "expected": "less"},
         {"name": "b", "when": "a == 1", "that": "true"},
-    ]
-    code, output = play(tmp_path, [task(*items), REPORT], checks_deferred="results", a=1, b=1)
-    assert code == 0, output
+    ),
+    REPORT,
+    checks_deferred="results",
+    a=1,
+    b=1,
+)
+def test_a_check_that_does_not_apply_is_left_out(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert well, output
     assert "1 checks on 1 hosts, all ok. Fine." in output
 
 
-def test_a_value_to_compare_with_that_is_undefined_is_a_problem(tmp_path: Path) -> None:
-    code, output = play(tmp_path, [task({"name": "a", "equals": "nowhere", "expected": "the same"})], a=None)
-    assert code != 0
+@in_play(task({"name": "a", "equals": "nowhere", "expected": "the same"}), a=None)
+def test_a_value_to_compare_with_that_is_undefined_is_a_problem(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "a: found None; expected the same. [one]" in output
 
 
-def test_a_secret_that_ends_the_play_at_once_is_not_shown(tmp_path: Path) -> None:
-    item = {"name": "word", "that": "word is password", "secret": True, "expected": "a better one"}
+@in_play(
+    task({"name": "word", "that": "word is password", "secret": True, "expected": "a better one"}),
     # Ansible quotes the lines around a failed task: the word must not stand there as it is.
-    code, output = play(tmp_path, [task(item)], word="{{ 'ses' ~ 'ame' }}")
-    assert code != 0
+    word="{{ 'ses' ~ 'ame' }}",
+)
+def test_a_secret_that_ends_the_play_at_once_is_not_shown(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "a hidden value of 6 characters" in output
     assert "sesame" not in output
 
 
-def test_a_condition_that_is_undefined_is_a_problem_and_not_a_reason_to_skip(tmp_path: Path) -> None:
-    item = {"name": "a", "when": "nowhere", "that": "true", "expected": "a value"}
-    code, output = play(tmp_path, [task(item)], a=1)
-    assert code != 0
+@in_play(task({"name": "a", "when": "nowhere", "that": "true", "expected": "a value"}), a=1)
+def test_a_condition_that_is_undefined_is_a_problem_and_not_a_reason_to_skip(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "a: found nothing ('nowhere' is undefined); expected a value. [one]" in output
 
 
-def test_a_check_that_asks_for_a_value_and_a_condition_needs_both(tmp_path: Path) -> None:
-    code, output = play(tmp_path, [task({"name": "a", "equals": "2", "that": "true"})], a=1)
-    assert code != 0
+@in_play(task({"name": "a", "equals": "2", "that": "true"}), a=1)
+def test_a_check_that_asks_for_a_value_and_a_condition_needs_both(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
     assert "a: found 1; expected 2. [one]" in output
 
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from databackup import catalog, kinds, rdb
-from databackup_host import Host, Process, make_repository
+from databackup.restic import Restic
+from databackup.settings import Repository
+from databackup_host import REPOSITORY_PASSWORD, Host, Process, make_repository
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository that holds nothing yet."""
+    folder = tmp_path_factory.mktemp("empty")
+    (folder / "password").write_text(f"{REPOSITORY_PASSWORD}\n")
+    location, password, cache = (str(folder / name) for name in ("repository", "password", "cache"))
+    make_repository(Restic(Repository(location, password, cache=cache)))
+    return folder / "repository"
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+def host(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setattr(kinds, "Unit", Process)
+    shutil.copytree(empty, tmp_path / "repository")
     made = Host(tmp_path)
     try:
         made.fill()
-        make_repository(made.restic)
         yield made
     finally:
         made.service.stop()
@@ -35,7 +48,7 @@ def test_a_restore_brings_back_all_types_and_keeps_what_was_there(host: Host) ->
     assert (Path(done["kept"]) / "appendonlydir").is_dir()
     # With the append-only file on, too, the data are there after a restart.
     host.service.stop()
-    host.service.start(20)
+    host.service.start(60)
     assert host.count() == before
 
 
@@ -55,7 +68,7 @@ def test_a_restore_that_counts_counts_all_databases(host: Host) -> None:
 def test_the_digest_is_that_of_the_data_not_of_their_order(host: Host) -> None:
     first = host.backup()["digest"]
     host.service.stop()
-    host.service.start(20)
+    host.service.start(60)
     assert host.backup()["digest"] == first
     host.call("SADD", "s1", "one-more")
     assert host.backup()["digest"] != first

@@ -19,7 +19,7 @@ import pytest
 from databackup import __main__ as program
 from databackup import kinds, redis_repair
 from databackup.errors import Failed
-from databackup_host import REDIS_PASSWORD, Host, Process, wait_for
+from databackup_host import REDIS_PASSWORD, Host, Process, make_repository, wait_for
 
 from conftest import PROJECT
 
@@ -95,7 +95,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         host.fill()
         host.rewrite_log()
-        host.restic.run("init", what="init")
+        make_repository(host.restic)
         host.backup()
         host.write_later()
     finally:
@@ -154,7 +154,7 @@ def test_a_cut_tail_starts_by_itself_and_says_what_it_drops(host: Broken) -> Non
     assert f"drops these {last - 13} bytes" in found.text
     # As a host does that comes up: it notes the sizes, then Redis starts.
     assert host.command("recover", "redis")[0] == 0
-    host.service.start(20)
+    host.service.start(60)
     assert host.call("EXISTS", f"later{LATER - 1}") == 0
     assert host.call("EXISTS", f"later{LATER - 2}") == 1
     after = host.state()
@@ -164,7 +164,7 @@ def test_a_cut_tail_starts_by_itself_and_says_what_it_drops(host: Broken) -> Non
     assert f"dropped {last - 13} bytes behind byte {found.whole}" in after.text
     # A later start drops nothing, and says so.
     host.service.stop()
-    host.service.start(20)
+    host.service.start(60)
     assert host.state().cut is None
 
 
@@ -182,7 +182,7 @@ def told_by_verify(host: Broken) -> dict[str, str]:
 def test_verify_tells_of_a_cut_tail(host: Broken) -> None:
     assert "Cut" not in told_by_verify(host)
     host.damage(lambda data: data[:-13])
-    host.service.start(20)
+    host.service.start(60)
     told = told_by_verify(host)
     size = host.log.stat().st_size
     assert f"what was dropped behind byte {size} of {host.log.name} at 20" in told["Cut"]
@@ -190,7 +190,7 @@ def test_verify_tells_of_a_cut_tail(host: Broken) -> None:
     # With its length noted before the start, as a host does that comes up.
     host.damage(lambda data: data + b"*3\r\n$3\r\nS")
     assert host.command("recover", "redis")[0] == 0
-    host.service.start(20)
+    host.service.start(60)
     assert f"9 bytes were dropped behind byte {size} of {host.log.name}" in told_by_verify(host)["Cut"]
     # What was noted long before says nothing of this start.
     noted = host.folder / "state/redis.aof-sizes"
@@ -200,7 +200,7 @@ def test_verify_tells_of_a_cut_tail(host: Broken) -> None:
     assert cut is not None
     assert cut.bytes is None
     host.service.stop()
-    host.service.start(20)
+    host.service.start(60)
     assert "Cut" not in told_by_verify(host)
 
 
@@ -209,7 +209,7 @@ def test_an_unfinished_transaction_is_a_cut_tail(host: Broken) -> None:
     host.damage(lambda data: data + begun)
     found = host.state()
     assert (found.state, found.dropped) == ("cut tail", len(begun))
-    host.service.start(20)
+    host.service.start(60)
     assert host.call("EXISTS", "a") == 0
 
 
@@ -219,7 +219,7 @@ def test_a_tail_cut_anywhere_is_one_that_redis_takes(host: Broken, left: int) ->
     host.damage(lambda data: data[: last + left])
     found = host.state()
     assert (found.state, found.whole, found.dropped) == ("cut tail", last, left)
-    host.service.start(20)
+    host.service.start(60)
     assert host.log.stat().st_size == last
 
 
@@ -231,7 +231,7 @@ def test_a_damaged_length_is_not_taken_for_a_cut_tail(host: Broken) -> None:
     assert found.commands is not None
     assert found.commands > LATER // 2
     assert "Do not start it" in found.text
-    host.service.start(20)
+    host.service.start(60)
     assert host.state().cut is not None
     assert host.call("EXISTS", "later100") == 0
 
@@ -353,7 +353,7 @@ def test_a_resync_from_a_replica_loses_nothing(host: Broken, tmp_path: Path) -> 
             f"appendonlydir/{host.log.name}"
         ][1]
         host.service.stop()
-        host.service.start(20)
+        host.service.start(60)
         assert host.digest() == wanted
         # The replica was only read from.
         assert "role:master" in replica.call("INFO", "replication")
@@ -415,7 +415,7 @@ def test_without_replica_and_backup_the_fix_is_asked_first(host: Broken) -> None
         assert (kept / "appendonlydir" / name).read_bytes() == before[f"appendonlydir/{name}"][1]
     host.call("SET", "afterwards", "1")
     host.service.stop()
-    host.service.start(20)
+    host.service.start(60)
     assert host.call("GET", "afterwards") == "1"
 
 

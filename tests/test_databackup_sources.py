@@ -32,6 +32,7 @@ from databackup.postgresql import Postgresql, Server, Summary
 from databackup.restic import Restic, end
 from databackup.settings import Source
 from databackup.sqlite import Sqlite, summarize
+from databackup_host import REPOSITORY_PASSWORD, make_repository
 
 from conftest import free_port
 
@@ -48,7 +49,7 @@ class Repository:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.made = 0
-        (folder / "password").write_text("correct-horse-battery\n")
+        (folder / "password").write_text(f"{REPOSITORY_PASSWORD}\n")
         self.facts: dict[str, Any] = {
             "location": str(folder / "repository"),
             "password_file": str(folder / "password"),
@@ -56,7 +57,7 @@ class Repository:
             "lock_timeout": 60,
         }
         self.restic = Restic(settings.Repository(**self.facts))
-        self.restic.run("init", what="init")
+        make_repository(self.restic)
 
     def source(self, kind: str, state: Path, **options: Any) -> Source:
         """Return a new source."""
@@ -267,7 +268,7 @@ def lite_made(tmp_path_factory: pytest.TempPathFactory, repository: Repository) 
 def test_a_database_that_is_written_to_is_backed_up_and_brought_back(lite: Lite) -> None:
     lite.database.chmod(0o660)
     application = lite.service = Application(lite.database)
-    application.start(20)
+    application.start(60)
     try:
         made = lite.backup()
         assert application.stops == 0
@@ -374,7 +375,7 @@ def test_damaged_databases_are_neither_backed_up_nor_restored(lite: Lite, lite_m
 
 def test_a_database_that_somebody_has_open_stays(lite: Lite, lite_made: dict[str, Any]) -> None:
     other = Application(lite.database)
-    other.start(20)
+    other.start(60)
     assert other.child is not None
     try:
         with pytest.raises(Failed, match=f"processes {other.child.pid} have it open"):
@@ -620,7 +621,7 @@ def test_a_database_that_serves_is_backed_up_and_brought_back(base: Base) -> Non
         assert writer.stdin is not None
         writer.stdin.write(b"INSERT INTO public.orders (note) VALUES ('again') \\watch 0.005\n")
         writer.stdin.flush()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not base.sql("SELECT 1 FROM public.orders WHERE note = 'again' LIMIT 1"):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -629,7 +630,7 @@ def test_a_database_that_serves_is_backed_up_and_brought_back(base: Base) -> Non
         base.later()
         done = base.restore(made)
         # Its session was ended.
-        writer.wait(20)
+        writer.wait(60)
     finally:
         end(writer)
         log.close()
@@ -726,7 +727,7 @@ def test_a_dump_that_is_cut_off_is_no_backup(base: Base, cut: Callable[[Cluster]
         base.cluster.start_again()
     # The transaction that held the moment has gone with it.
     held = "SELECT pid FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while base.cluster.sql(f"{held} AND backend_type = 'client backend'"):
         assert time.monotonic() < deadline
         time.sleep(0.05)

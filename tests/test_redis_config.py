@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import io
 import json
-import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 
-from conftest import PROJECT, ansible_module, free_port, load, server_command
+from conftest import ansible_module, free_port, load, server_command
 
 resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
+# In the order in which they need each other.
+for library in ("redis_defaults", "redis_conf", "redis_files", "redis_server", "redis_trial"):
+    load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
+redis_config = load("plugins/modules/redis_config.py", "redis_config")
 
 SECRET = "correct-horse-battery"
 
 
 def run(arguments: dict[str, Any], check: bool = False) -> tuple[dict[str, Any], str]:
     """Return the module's result, and all that it wrote."""
-    loads = "".join(
-        f"load('plugins/module_utils/{name}.py', 'ansible.module_utils.{name}');"
-        for name in ("resp", "redis_defaults", "redis_conf", "redis_files", "redis_server", "redis_trial")
-    )
-    program = (
-        f"import sys; sys.path.insert(0, 'tests'); from conftest import load;{loads}"
-        "load('plugins/modules/redis_config.py', 'redis_config').main()"
-    )
     plain = {"_ansible_check_mode": check, "_ansible_no_log": False, "_ansible_remote_tmp": "/tmp"}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": {**arguments, **plain}}),
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout, done.stderr
-    return json.loads(done.stdout), done.stdout + done.stderr
+    printed = io.StringIO()
+    with warnings.catch_warnings():
+        # The module leaves its connection to the end of its process.
+        warnings.simplefilter("ignore", ResourceWarning)
+        with (
+            patch_module_args({**arguments, **plain}),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            contextlib.suppress(SystemExit),
+        ):
+            redis_config.main()
+        gc.collect()
+    output = printed.getvalue()
+    return json.loads(output), output
 
 
 @dataclass
@@ -71,7 +73,7 @@ class Host:
     def launch(self) -> None:
         """Start it on the file as it is."""
         self.process = subprocess.Popen([self.binary, str(self.file)], stdout=subprocess.DEVNULL)
-        for _ in range(250):
+        for _ in range(3000):
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
@@ -504,7 +506,7 @@ def test_the_first_append_only_file_holds_all_data_before_the_file_says_so(host:
 
 def loaded(client: Any) -> object:
     """Return how many keys there are, once the server has loaded them: it listens before that."""
-    for _ in range(250):
+    for _ in range(3000):
         try:
             return client.call("DBSIZE")
         except resp.ErrorReply as error:

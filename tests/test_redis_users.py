@@ -116,7 +116,7 @@ def running(host: Host) -> Iterator[Host]:
     config.write_text(f'bind 127.0.0.1\nport {host.port}\ndir {host.folder}\nsave ""\naclfile {host.file}\n')
     process = subprocess.Popen([host.binary, str(config)], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 resp.Client("127.0.0.1", host.port).close()

@@ -55,7 +55,7 @@ def test_a_server_that_never_answers_is_given_up_after_the_timeout(silent_port: 
     begin = time.monotonic()
     with resp.Client("127.0.0.1", silent_port, timeout=0.3) as client, pytest.raises(TimeoutError):
         client.call("PING")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
 
 
 def test_a_tls_handshake_that_nobody_answers_is_given_up_after_the_timeout(silent_port: int, foreign_ca: str) -> None:
