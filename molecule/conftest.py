@@ -5,6 +5,7 @@ Hosts are reached over ssh, as Ansible reaches them. Tests that break something 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -18,9 +19,19 @@ import testinfra
 from testinfra.host import Host
 
 PROJECT = Path(__file__).resolve().parent.parent
-LAB = PROJECT / ".lab"
-REDIS_ADDRESS = "10.77.37.11"
-PREFIX = "quantdesk-"
+# The lab that inventory/lab means, too.
+LAB = PROJECT / ".lab" / os.environ.get("LAB", "")
+# What molecule/default/create.yml has written down of it.
+MAP = json.loads((LAB / "lab.json").read_text())
+ADDRESSES: dict[str, str] = MAP["hosts"]
+REDIS_ADDRESS = ADDRESSES["redis1"]
+PREFIX: str = MAP["containers"]
+
+
+def published(port: int) -> int:
+    """Return the port on this machine's loopback that leads to a published port of the lab."""
+    return port + int(MAP["shift"])
+
 
 Answer = TypeVar("Answer")
 
@@ -75,8 +86,16 @@ def playbook(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        # Reached by a run that hangs, not by one on a busy machine.
+        timeout=900,
     )
+
+
+def converge(**inputs: object) -> subprocess.CompletedProcess[str]:
+    """Run redis.yml with some inputs changed, and fail with its output."""
+    result = playbook("redis.yml", "-e", json.dumps(inputs))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
 
 
 def changed(output: str) -> dict[str, int]:

@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+LAB = PROJECT / ".lab" / os.environ.get("LAB", "")
+# The host's own, for the shell there.
+ADDRESS = "$(hostname -I | cut -d' ' -f1)"
 CONF, ACL = "/etc/redis/redis.conf", "/etc/redis/users.acl"
 UNIT = "/etc/systemd/system/redis-server.service"
 TLS = "/etc/ssl/quantdesk"
@@ -77,7 +80,7 @@ def unit(
 LOAD = f"redis-admin CONFIG SET tls-ca-cert-file {TLS}/ca.crt tls-cert-file {TLS}/host.crt tls-key-file {TLS}/host.key"
 NEW_CERTIFICATE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /root/audit-key -subj /CN=audit "
-    f"-days {{days}} -addext 'subjectAltName={{names}}' -out {TLS}/host.crt 2>/dev/null; "
+    f"-days {{days}} -addext subjectAltName={{names}} -out {TLS}/host.crt 2>/dev/null; "
     f"cat /root/audit-key > {TLS}/host.key; cat {TLS}/host.crt >> {TLS}/ca.crt; "
     f"{LOAD}"
 )
@@ -113,7 +116,7 @@ MUTATIONS = [
         "cp -a /root/audit-2/. /etc/apt/; rm -r /root/audit-2 /var/cache/apt/*.bin",
     ),
     live(3, "a plaintext port", "port 6399", "port 0", along={4}),
-    live(4, "one more address", "bind '127.0.0.1 10.77.37.11 127.0.0.2'", "bind '127.0.0.1 10.77.37.11'"),
+    live(4, "one more address", f'bind "127.0.0.1 {ADDRESS} 127.0.0.2"', f'bind "127.0.0.1 {ADDRESS}"'),
     live(5, "plaintext on 6379", "port 6379", "port 0", along={3, 4}),
     live(
         6,
@@ -130,7 +133,7 @@ MUTATIONS = [
         9, "nobody asks for certificates", "redis-admin CONFIG SET tls-auth-clients no", "", along={8}, mutual=True
     ),
     certificate(10, "a certificate without the address", "DNS:redis1,DNS:localhost,IP:127.0.0.1", 90),
-    certificate(11, "a certificate that ends soon", "DNS:redis1,DNS:localhost,IP:127.0.0.1,IP:10.77.37.11", 20),
+    certificate(11, "a certificate that ends soon", f"DNS:redis1,DNS:localhost,IP:127.0.0.1,IP:{ADDRESS}", 20),
     Mutation(12, "a key for all", f"chmod 444 {TLS}/host.key", f"chmod 440 {TLS}/host.key"),
     live(13, "replication in plaintext", "tls-replication no", "tls-replication yes"),
     user(16, "default", "+config"),
@@ -227,7 +230,7 @@ UNREACHED = {
 def shell(host: str, command: str) -> None:
     """Run a command as root on a host of the lab; raises RuntimeError with what it said when it fails."""
     done = subprocess.run(
-        ["ssh", "-F", PROJECT / ".lab/ssh/config", host, "sudo", "bash", "-e"],
+        ["ssh", "-F", LAB / "ssh/config", host, "sudo", "bash", "-e"],
         input=command,
         capture_output=True,
         text=True,

@@ -27,7 +27,10 @@ PURGE = (
 def shell(command: str) -> None:
     """Run a command as root on the bare host."""
     subprocess.run(
-        ["ssh", "-F", PROJECT / ".lab/ssh/config", "outsider", "sudo", "bash"], input=command, text=True, check=True
+        ["ssh", "-F", PROJECT / ".lab" / os.environ.get("LAB", "") / "ssh/config", "outsider", "sudo", "bash"],
+        input=command,
+        text=True,
+        check=True,
     )
 
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Build the lab's image: build.sh TAG LABEL BASE SUITE PACKAGE…
 # From BASE where podman has it or a registry answers, else with mmdebstrap and Debian's packages.
-# Prints one line that says which way it took.
+# Prints one line that says which way it took; nothing when the image is there already.
 set -euo pipefail
 cd "$(dirname "$0")"
 tag=$1 label=$2 base=$3 suite=$4
 shift 4
+! podman image exists "$tag" || exit 0
 
 pulled=false
 if podman image exists "$base" || { timeout 120 podman pull --quiet "$base" >/dev/null 2>&1 && pulled=true; }; then
