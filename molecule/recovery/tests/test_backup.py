@@ -8,7 +8,7 @@ import pytest
 from backups import PLAINTEXT, databackup, fill, live
 from testinfra.host import Host
 
-from conftest import changed, playbook, secret
+from conftest import ADDRESSES, changed, playbook, secret
 
 
 def test_a_timer_runs_for_each_source(redis1: Host, app1: Host) -> None:
@@ -63,7 +63,7 @@ def test_no_secret_is_on_a_command_line_while_one_runs(redis1: Host) -> None:
 
 def test_the_way_in_is_sftp_and_nothing_else(redis1: Host) -> None:
     way = "-F /dev/null -i /etc/databackup/ssh/id_ed25519 -o UserKnownHostsFile=/etc/databackup/ssh/known_hosts"
-    login = "-o BatchMode=yes backup-vault@10.77.37.51"
+    login = f"-o BatchMode=yes backup-vault@{ADDRESSES['vault1']}"
     # The whole transport is there, but it gives no shell, no forwarding, and no file outside.
     assert "sftp connections only" in redis1.run(f"ssh {way} {login} id").stdout
     listed = redis1.run(f"echo 'ls /' | sftp {way} {login} 2>/dev/null").stdout
@@ -79,14 +79,23 @@ def test_a_second_run_changes_nothing_and_check_mode_neither() -> None:
         assert set(changed(result.stdout).values()) == {0}, result.stdout
 
 
-def test_verify_names_what_is_wrong(redis1: Host, vault1: Host) -> None:
-    # All at once, as each run takes a quarter of a minute: late, open to others, in clear, a timer that is off.
+# An empty chain that drops would cut this very connection, and have each question on loopback wait for its timeout.
+FLUSH = (
+    "nft -f - <<<'add rule inet quantdesk input tcp dport 22 accept'; nft -f - <<<'flush chain inet quantdesk input;"
+    ' add rule inet quantdesk input tcp dport 22 accept; add rule inet quantdesk input iifname "lo" accept\''
+)
+
+
+def test_verify_names_what_is_wrong(redis1: Host, vault1: Host, app1: Host) -> None:
+    # All at once, as each run takes a quarter of a minute: late, open to others, in clear, a timer that is off; and a
+    # packet filter without its rules.
     redis1.check_output(
         "cp -p /var/lib/databackup/redis.json /root/state.json && "
         'sed -i \'s/"at": [0-9.]*/"at": 1700000000/\' /var/lib/databackup/redis.json && '
         "chmod 0644 /etc/databackup/repository.json && systemctl stop databackup@redis.timer"
     )
     vault1.check_output("sh -c 'printf REDIS0011%2000d 0 > /srv/backup/repository/data/plain'")
+    app1.check_output("bash -c %s", FLUSH)
     try:
         result = playbook("verify.yml")
     finally:
@@ -95,6 +104,7 @@ def test_verify_names_what_is_wrong(redis1: Host, vault1: Host) -> None:
             "systemctl start databackup@redis.timer"
         )
         vault1.check_output("rm /srv/backup/repository/data/plain")
+        app1.check_output("systemctl reload nftables-quantdesk")
     assert result.returncode != 0
     problems = result.stdout.rsplit("fatal:", 1)[1]
     for words in (
@@ -103,6 +113,7 @@ def test_verify_names_what_is_wrong(redis1: Host, vault1: Host) -> None:
         "files of the backup that others may read: found '/etc/databackup/repository.json",
         "files of the repository that others may read",
         "data in clear in the repository: found 'REDIS0'",
+        "live rules",
     ):
         assert words in problems, problems
 

@@ -11,7 +11,7 @@ import pytest
 from backups import databackup, live, python
 from testinfra.host import Host
 
-from conftest import PROJECT, changed, eventually, playbook
+from conftest import PROJECT, changed, eventually, playbook, published
 
 CONFIRMED = ("-e", "restore_target=redis1", "-e", "restore_confirm=true")
 
@@ -27,10 +27,7 @@ def test_lists_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ([], "restore_target: found 'nothing'; expected one host"),
-        (["-e", "restore_target=redis1"], "restore_confirm: found 'nothing'"),
         (["-e", "restore_target=app1", "-e", "restore_confirm=true"], "expected one of quantdesk, wheels"),
-        ([*CONFIRMED, "-e", "restore_backup=ffffffff"], "there is no such backup"),
         ([*CONFIRMED, "-e", "restore_as_of=2020-01-01T00:00:00Z"], "up to 2020-01-01T00:00:00Z; the first is"),
         ([*CONFIRMED, "-e", "restore_environment=production"], "there is no backup of redis"),
     ],
@@ -41,6 +38,31 @@ def test_a_wrong_order_changes_nothing(redis1: Host, words: list[str], problem: 
     assert result.returncode != 0
     assert problem in " ".join(result.stdout.split()), result.stdout
     assert live(redis1) == before
+
+
+def test_a_killed_play_leaves_the_restore_whole_and_a_second_one_is_refused(redis1: Host) -> None:
+    wanted = databackup(redis1, "backup redis")
+    # Held where it waits for the other's lock: that is the moment in which the play dies.
+    redis1.check_output("sh -c 'flock /var/lib/databackup/redis.lock sleep 8 >/dev/null 2>&1 &'")
+    play = subprocess.Popen(
+        [PROJECT / ".venv/bin/ansible-playbook", "playbooks/restore.yml", *CONFIRMED],
+        cwd=PROJECT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    unit = "databackup-run-restore-redis"
+    assert eventually(lambda: redis1.run(f"systemctl is-active {unit}").stdout.strip(), lambda told: told == "active")
+    second = playbook("restore.yml", *CONFIRMED)
+    assert second.returncode != 0
+    assert "another run does that on this host already" in " ".join(second.stdout.split())
+    os.killpg(play.pid, signal.SIGKILL)
+    play.wait()
+    eventually(lambda: redis1.run(f"systemctl is-active {unit}").rc, lambda rc: rc != 0, 40)
+    assert live(redis1)["digest"] == wanted["digest"]
+    assert redis1.run("ls /var/lib/redis/.restore.json").rc != 0
+    redis1.check_output("rm -rf /var/lib/redis/before-restore-*")
 
 
 def test_brings_an_earlier_state_back_and_keeps_the_later_one(redis1: Host) -> None:
@@ -74,35 +96,9 @@ def test_the_application_gets_its_database_back(app1: Host) -> None:
     result = playbook("restore.yml", *words)
     assert result.returncode == 0, result.stdout
     assert databackup(app1, "backup quantdesk")["digest"] == made["digest"]
-    with urllib.request.urlopen("http://127.0.0.1:3002/health", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{published(3002)}/health", timeout=10) as answer:
         assert answer.status == 200
     app1.check_output("rm -r /var/lib/quantdesk/before-restore-*")
-
-
-def test_a_killed_play_leaves_the_restore_whole_and_a_second_one_is_refused(redis1: Host) -> None:
-    wanted = databackup(redis1, "backup redis")
-    # Held where it waits for the other's lock: that is the moment in which the play dies.
-    redis1.check_output("sh -c 'flock /var/lib/databackup/redis.lock sleep 8 >/dev/null 2>&1 &'")
-    play = subprocess.Popen(
-        [PROJECT / ".venv/bin/ansible-playbook", "playbooks/restore.yml", *CONFIRMED],
-        cwd=PROJECT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    unit = "databackup-run-restore-redis"
-    assert eventually(lambda: redis1.run(f"systemctl is-active {unit}").stdout.strip(), lambda told: told == "active")
-    second = playbook("restore.yml", *CONFIRMED)
-    assert second.returncode != 0
-    assert "another run does that on this host already" in " ".join(second.stdout.split())
-    os.killpg(play.pid, signal.SIGKILL)
-    play.wait()
-    eventually(lambda: redis1.run(f"systemctl is-active {unit}").rc, lambda rc: rc != 0, 40)
-    assert live(redis1)["digest"] == wanted["digest"]
-    assert redis1.run("ls /var/lib/redis/.restore.json").rc != 0
-    redis1.check_output("rm -rf /var/lib/redis/before-restore-*")
-    assert playbook("restore.yml", *CONFIRMED).returncode == 0
 
 
 def test_a_host_that_dies_in_the_middle_comes_up_with_the_old_data(redis1: Host) -> None:

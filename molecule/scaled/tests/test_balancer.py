@@ -16,7 +16,7 @@ import pytest
 from testinfra.host import Host
 from traffic import ADDRESS, PORT, ask, listen, trust
 
-from conftest import connect
+from conftest import ADDRESSES, connect, published
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_serves_over_tls_with_a_certificate_of_the_private_authority() -> None:
 
 
 def test_plain_http_leads_to_https() -> None:
-    plain = http.client.HTTPConnection(ADDRESS, 3080, timeout=5)
+    plain = http.client.HTTPConnection(ADDRESS, published(3080), timeout=5)
     plain.request("GET", "/health?a=1", headers={"Host": "quantdesk.example:80"})
     answer = plain.getresponse()
     plain.close()
@@ -125,7 +125,7 @@ def test_a_header_that_names_another_path_or_method_is_not_passed_on(admin_token
 def test_its_statistics_are_for_the_host_itself(lb1: Host, outsider: Host) -> None:
     question = "python3 -c \"import urllib.request as u; print(u.urlopen('http://%s:8404/metrics', timeout=2).status)\""
     assert lb1.check_output(question % "127.0.0.1") == "200"
-    assert outsider.run(question % "10.77.37.31").rc != 0
+    assert outsider.run(question % ADDRESSES["lb1"]).rc != 0
 
 
 def test_a_client_says_nothing_of_its_own_address() -> None:
@@ -184,11 +184,11 @@ def test_the_unit_is_confined(lb1: Host) -> None:
 def test_the_application_lets_in_nobody_but_the_balancer(outsider: Host) -> None:
     # Published on this machine, as in the small lab, but its firewall knows the balancer alone.
     with pytest.raises(OSError, match=r"timed out|reset|refused"):
-        urllib.request.urlopen(f"http://{ADDRESS}:3002/health", timeout=2)
+        urllib.request.urlopen(f"http://{ADDRESS}:{published(3002)}/health", timeout=2)
     knock = "python3 -c \"import socket; socket.create_connection(('%s', %s), 1.5)\""
     app2 = connect("app2")
     for host, port in ((outsider, 3002), (app2, 3003)):
-        assert "TimeoutError" in host.run(knock % ("10.77.37.21", port)).stderr
+        assert "TimeoutError" in host.run(knock % (ADDRESSES["app1"], port)).stderr
 
 
 def test_without_the_authority_nobody_trusts_it() -> None:

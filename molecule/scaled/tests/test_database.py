@@ -7,16 +7,16 @@ import subprocess
 import pytest
 from testinfra.host import Host
 
-from conftest import LAB, connect, secret
+from conftest import ADDRESSES, LAB, connect, secret
 
-ADDRESS = "10.77.37.41"
+ADDRESS = ADDRESSES["db1"]
 # Runs with what the application itself connects with; the password comes by standard input.
 LOGIN = """
 import asyncio, ssl, sys, asyncpg
 async def main():
     tls = ssl.create_default_context(cafile="/etc/ssl/quantdesk/ca.crt") if sys.argv[1] == "tls" else False
     try:
-        connection = await asyncpg.connect(host="10.77.37.41", user=sys.argv[2], password=sys.stdin.readline().strip(),
+        connection = await asyncpg.connect(host=sys.argv[5], user=sys.argv[2], password=sys.stdin.readline().strip(),
                                            database=sys.argv[3], ssl=tls, timeout=5)
         print("ok", await connection.fetchval(sys.argv[4]))
     except (OSError, asyncpg.PostgresError) as error:
@@ -27,7 +27,7 @@ asyncio.run(main())
 
 def login(way: str, user: str, password: str, question: str = "SELECT 1", database: str = "quantdesk") -> str:
     """Log in from an application host, ask something, and return the answer or the refusal."""
-    words = ["/opt/quantdesk/current/venv/bin/python", "-c", LOGIN, way, user, database, question]
+    words = ["/opt/quantdesk/current/venv/bin/python", "-c", LOGIN, way, user, database, question, ADDRESS]
     quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
     done = subprocess.run(
         ["ssh", "-F", LAB / "ssh/config", "app1", f"sudo {quoted}"],

@@ -8,7 +8,7 @@ import pytest
 from testinfra.host import Host
 from traffic import ask, listen
 
-from conftest import assert_confined, connect
+from conftest import assert_confined, connect, eventually
 
 SERVERS = {"app1-3002", "app1-3003", "app2-3002", "app2-3003"}
 STATISTICS = (
@@ -64,6 +64,33 @@ def test_each_instance_is_a_confined_unit_of_its_own(name: str) -> None:
     listeners = host.check_output("ss -Hltnp '( sport = :3002 or sport = :3003 )'").splitlines()
     assert len(listeners) == 2
     assert all('"systemd"' in line for line in listeners)
+
+
+@pytest.mark.parametrize(("name", "version"), [("app1", "3.11"), ("app2", "3.13")])
+def test_each_has_a_release_for_its_own_python_that_needed_no_package_index(name: str, version: str) -> None:
+    host = connect(name)
+    ask = "import asyncpg, hiredis, quantdesk, sys; print(sys.prefix, '{}.{}'.format(*sys.version_info))"
+    prefix, found = host.check_output("/opt/quantdesk/current/venv/bin/python -c %s", ask).split()
+    assert prefix.startswith("/opt/quantdesk/")
+    assert found == version
+    assert not host.file("/root/.cache/pip/http-v2").exists
+
+
+@pytest.mark.parametrize("name", ["app1", "app2"])
+def test_the_secrets_of_each_are_in_a_file_that_only_it_reads(name: str) -> None:
+    host = connect(name)
+    environment = host.file("/etc/quantdesk/quantdesk.env")
+    assert (environment.mode, environment.user, environment.group) == (0o640, "root", "quantdesk")
+    assert host.run("runuser -u nobody -- cat /etc/quantdesk/quantdesk.env").rc != 0
+
+
+def test_a_killed_process_is_back_within_seconds() -> None:
+    app2 = connect("app2")
+    pid = app2.check_output("systemctl show quantdesk@3002 --property MainPID --value")
+    app2.check_output("systemctl kill --signal KILL quantdesk@3002")
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:3002/health', timeout=5).status)"
+    assert eventually(lambda: app2.run("python3 -c %s", ask).stdout.strip(), lambda said: said == "200") == "200"
+    assert app2.check_output("systemctl show quantdesk@3002 --property MainPID --value") != pid
 
 
 def test_one_host_migrates_for_all() -> None:

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from conftest import LAB
+from conftest import LAB, published
 
-ADDRESS, PORT = "127.0.0.1", 3443
+ADDRESS, PORT = "127.0.0.1", published(3443)
 
 Answer = TypeVar("Answer")
 

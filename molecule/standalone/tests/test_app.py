@@ -10,10 +10,10 @@ from typing import Any
 
 from testinfra.host import Host
 
-from conftest import assert_confined, eventually
+from conftest import assert_confined, eventually, published
 
 # Published on loopback of this machine.
-BASE = "http://127.0.0.1:3002"
+BASE = f"http://127.0.0.1:{published(3002)}"
 
 
 def ask(path: str, method: str = "GET", body: Any = None, token: str | None = None) -> tuple[int, dict[str, str], Any]:

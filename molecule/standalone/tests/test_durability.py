@@ -1,14 +1,13 @@
-"""What survives trouble: a full disk, a killed child, a log that was moved away; and what the role refuses to lose."""
+"""What survives trouble: a full disk, a killed child, a log that was moved away."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
 from testinfra.host import Host
 
-from conftest import RedisCli, eventually, playbook
+from conftest import RedisCli, eventually
 
 LOG = "/var/log/redis/redis-server.log"
 
@@ -71,25 +70,3 @@ def test_a_moved_log_is_made_anew(redis1: Host, redis_cli: RedisCli) -> None:
         assert (file.user, file.mode) == ("redis", 0o600)
     finally:
         redis1.check_output(f"cat {LOG} >> {LOG}.1 && mv {LOG}.1 {LOG}")
-
-
-def test_a_dump_without_a_log_is_not_started_empty(redis1: Host, redis_cli: RedisCli) -> None:
-    assert redis_cli("SET durable:dump 1", "SAVE") == ["OK", "OK"]
-    redis1.check_output("systemctl stop redis-server && mv /var/lib/redis/appendonlydir /root/")
-    try:
-        result = playbook("redis.yml")
-        assert result.returncode != 0
-        assert "dump.rdb without an append-only file" in " ".join(result.stdout.split())
-        assert not redis1.service("redis-server").is_running
-        # The way that the message names: first without the log, then with it, live.
-        first = playbook("redis.yml", "-e", json.dumps({"redis_appendonly": False}))
-        assert first.returncode == 0, first.stdout
-        assert redis_cli("GET durable:dump") == ["1"]
-        pid = redis1.check_output("systemctl show redis-server --property MainPID --value")
-    finally:
-        back = playbook("redis.yml")
-    assert back.returncode == 0, back.stdout
-    assert redis1.check_output("systemctl show redis-server --property MainPID --value") == pid
-    redis1.check_output("rm -rf /root/appendonlydir; systemctl restart redis-server")
-    assert eventually(lambda: redis_cli("GET durable:dump"), lambda answer: answer == ["1"]) == ["1"]
-    redis_cli("DEL durable:dump")

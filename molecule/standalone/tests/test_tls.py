@@ -1,14 +1,13 @@
-"""TLS as a scanner sees it, and mutual TLS by one variable."""
+"""TLS as a scanner sees it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from testinfra.host import Host
 
-from conftest import REDIS_ADDRESS, RedisCli, playbook
+from conftest import REDIS_ADDRESS
 
 # What testssl.sh says of any private authority: its certificates name no place that lists the revoked ones. The role
 # renews them by a run, and a key that was lost is answered by a new authority.
@@ -45,26 +44,3 @@ def test_a_scanner_finds_nothing_above_low(scanner: Host) -> None:
     ]
     print(result.stdout)
     assert high == []
-
-
-@pytest.fixture
-def mutual_tls() -> Iterator[None]:
-    """Mutual TLS, for the time of a test."""
-    result = playbook("redis.yml", "-e", json.dumps({"redis_tls_auth_clients": True}))
-    assert result.returncode == 0, result.stdout
-    yield
-    assert playbook("redis.yml").returncode == 0
-
-
-@pytest.mark.usefixtures("mutual_tls")
-def test_mutual_tls_comes_with_one_variable(redis1: Host, redis_cli: RedisCli, app_cli: RedisCli) -> None:
-    assert "PONG" not in redis_cli("PING")
-    assert "PONG" not in app_cli("PING")
-    # redis-admin shows the host's own certificate.
-    assert redis1.check_output("redis-admin PING") == "PONG"
-    foreign = (
-        "cd /tmp && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=foreign"
-        " -keyout foreign.key -out foreign.crt 2>/dev/null; redis-cli --tls --cacert /etc/ssl/quantdesk/ca.crt"
-        " --cert foreign.crt --key foreign.key -h 127.0.0.1 -p 6380 PING 2>&1; rm foreign.*"
-    )
-    assert "NOAUTH" not in redis1.run(foreign).stdout

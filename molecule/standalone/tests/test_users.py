@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from testinfra.host import Host
 
-from conftest import LAB, RedisCli, as_user, changed, playbook
+from conftest import LAB, RedisCli, as_user
 
 OWN = "qd:lab:users:test"
 # User, command, how the answer begins.
@@ -118,15 +118,3 @@ def test_root_has_the_admin_s_login_and_nobody_else(redis1: Host) -> None:
     )
     assert done.returncode != 0
     assert b"PONG" not in done.stdout
-
-
-def test_the_default_user_goes_off_with_one_variable() -> None:
-    default = as_user("redis1", "default", "127.0.0.1")
-    try:
-        result = playbook("redis.yml", "-e", '{"redis_default_user": false}')
-        assert result.returncode == 0, result.stdout
-        assert default("PING")[0].startswith("WRONGPASS")
-        assert as_user("redis1", "app", "127.0.0.1")("PING") == ["PONG"]
-    finally:
-        assert changed(playbook("redis.yml").stdout)["redis1"] == 1
-    assert default("PING") == ["PONG"]
