@@ -1,13 +1,11 @@
 # A thin front: what each target runs is what an operator or CI would type.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up verify down lint test audit-mutate bench-converge bench-app \
+.PHONY: help up verify down lint test test-quick test-times audit-mutate bench-converge bench-app \
 	bench-backup drill-outage drill-cold drill-fanout drill-recovery clean
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # molecule calls ansible-config from PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-MOLECULE := molecule -c molecule/config.yml
-SCENARIOS := standalone scaled recovery debian13
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,16 +19,23 @@ verify: ## Ask the lab's hosts whether they are what the inventory says
 
 down: ## Remove the lab; with PURGE=1 also its image, secrets, keys and built wheels
 	@if [ -x .venv/bin/ansible-playbook ]; then \
-	  ansible-playbook molecule/default/destroy.yml -e lab_purge=$(if $(PURGE),true,false); \
+	  ansible-playbook molecule/default/destroy.yml -e lab_all=true -e lab_purge=$(if $(PURGE),true,false); \
 	else echo "There is no .venv, so there is no lab of this checkout."; fi
 
 lint: ## ansible-lint, yamllint, ruff, mypy
 	@requirements/install test
 	@tests/lint
 
-test: ## Everything: linters, unit tests, and each scenario in the lab; prints how many tests ran
+test: ## Everything: linters, unit tests, and each scenario in a lab of its own; prints how many tests ran
 	@requirements/install test
-	@tests/run $(SCENARIOS)
+	@python tests/run.py $(PARTS)
+
+test-quick: ## What needs no lab, and the hosts of `make up` when they are there (three minutes)
+	@requirements/install test
+	@python tests/run.py --quick
+
+test-times: ## Say where the minutes of the last `make test` went
+	@python3 tests/times/report.py
 
 audit-mutate: ## Take each protection of the lab away and expect verify.yml to name it (about eight minutes)
 	@requirements/install test

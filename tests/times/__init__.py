@@ -1,0 +1,1 @@
+"""Where the time of the tests goes: what `make test` records, and what `make test-times` makes of it."""
