@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up verify down lint test test-quick test-times audit-mutate bench-converge bench-app \
 	bench-backup drill-outage drill-cold drill-fanout drill-recovery clean
+# Compiled once, not by each of hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # molecule calls ansible-config from PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
