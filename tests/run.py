@@ -5,7 +5,7 @@
 --quick runs what needs no lab, and asks the hosts of `make up` when they are there.
 
 Hosts mostly wait for the controller and the controller for hosts, so several parts run at once: as many scenarios as
-LABS (2 unless the environment says otherwise), each in a lab of its own beside the one of `make up`, and one after
+LABS (3 unless the environment says otherwise), each in a lab of its own beside the one of `make up`, and one after
 another what needs no lab, at the lowest priority. What a part prints goes to output/PART.log, and is shown when it has
 ended. Ends with the number of tests; fails if a part failed or ran none. Every lab that it made is removed at the end,
 whatever happens. What took how long is written below output/times, for `make test-times`.
@@ -240,7 +240,7 @@ def main(words: list[str]) -> int:
     clean()
     wanted = quick() if "--quick" in words else [known[word] for word in words or known]
     with Recorder(OUTPUT / "times") as recorder:
-        runner = Runner(list(wanted), int(os.environ.get("LABS", "2")), recorder)
+        runner = Runner(list(wanted), int(os.environ.get("LABS", "3")), recorder)
         try:
             runner.run()
         except KeyboardInterrupt:
