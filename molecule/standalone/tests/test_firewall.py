@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from testinfra.host import Host
 
-from conftest import ADDRESSES, REDIS_ADDRESS
+from conftest import ADDRESSES, REDIS_ADDRESS, eventually
 
 KNOCK = """
 import socket, sys
@@ -59,11 +59,12 @@ def test_other_tables_survive_a_reload_and_ours_survives_a_flush(redis1: Host) -
     try:
         redis1.check_output("systemctl reload nftables-quantdesk")
         assert "table inet foreign" in redis1.check_output("nft list tables")
-        # Debian's own unit flushes everything, whoever made it; ours comes back with it.
+        # Debian's own unit flushes everything, whoever made it; ours comes back after it, by a job of its own.
         for action in ("reload", "restart"):
             redis1.check_output(f"systemctl {action} nftables")
             assert "table inet foreign" not in redis1.check_output("nft list tables")
-            assert "table inet quantdesk" in redis1.check_output("nft list tables")
+            tables = eventually(lambda: redis1.check_output("nft list tables"), lambda found: "quantdesk" in found)
+            assert "table inet quantdesk" in tables
     finally:
         redis1.run("nft delete table inet foreign")
         redis1.check_output("systemctl disable --now nftables")
