@@ -134,6 +134,7 @@ class Changed:
 
     before: State
     inputs: dict[str, object]
+    back: bool = False
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +152,16 @@ def live(redis1: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cha
         "certificates_files": own_files(tmp_path_factory.mktemp("own")),
         "firewall_ssh_ports": [2222],
     }
-    before = state(redis1)
+    made = Changed(state(redis1), inputs)
     try:
         with working_client() as lines:
             result = converge(**inputs)
         assert changed(result.stdout)["redis1"] >= 5
         slowest(lines)
-        yield Changed(before, inputs)
+        yield made
     finally:
-        converge()
+        if not made.back:
+            converge()
 
 
 def test_new_settings_are_in_force_in_the_same_process(live: Changed, redis1: Host) -> None:
@@ -210,6 +212,7 @@ def test_all_of_it_comes_back_with_a_new_certificate(
     (LAB / "pki/hosts/redis1.crt").rename(tmp_path / "old.crt")
     with working_client() as lines:
         converge()
+        live.back = True
     slowest(lines)
     after = state(redis1)
     assert (after.pid, after.subject) == (live.before.pid, "subject=CN=redis1")
