@@ -46,6 +46,8 @@ class Part:
     # Whether it needs a lab, and whether it must have run tests.
     lab: bool = False
     tests: bool = True
+    # From 0, the first one to have the processor, to 19: what takes longest goes first.
+    nice: int = 19
 
 
 @dataclass
@@ -78,7 +80,7 @@ def pytest_part(name: str, *words: str) -> Part:
     return Part(name, lambda lab: [*PYTEST, "-n", "2", "--dist", "loadfile", *words, f"--junitxml=output/{name}.xml"])
 
 
-def scenario(name: str) -> Part:
+def scenario(name: str, nice: int) -> Part:
     """Return a part that runs a scenario of molecule.
 
     molecule keeps what it believes of the hosts in the caller's home, by this folder's path. A run that was cut off
@@ -89,6 +91,7 @@ def scenario(name: str) -> Part:
         lambda lab: ["molecule", "-c", "molecule/config.yml", "test", "-s", name, "--no-command-borders"],
         lambda lab: {"LAB": str(lab), "MOLECULE_EPHEMERAL_DIRECTORY": str(OUTPUT / "molecule" / name)},
         lab=True,
+        nice=nice,
     )
 
 
@@ -97,9 +100,9 @@ def parts() -> list[Part]:
     production = [f"playbooks/{name}.yml" for name in ("site", "verify", "rebuild", "restore", "repair")]
     syntax = ["ansible-playbook", "-i", "inventory/production", *production, "--syntax-check"]
     return [
-        scenario("standalone"),
-        scenario("scaled"),
-        scenario("recovery"),
+        scenario("standalone", nice=0),
+        scenario("scaled", nice=5),
+        scenario("recovery", nice=10),
         Part("linters", lambda lab: ["tests/lint"], tests=False),
         Part("syntax", lambda lab: syntax, tests=False),
         pytest_part("unit", "-p", "no:cacheprovider", "tests"),
@@ -171,8 +174,7 @@ class Runner:
             say(f"{part.name} begins" + (f" in lab {lab}" if lab else ""))
             with open(OUTPUT / f"{part.name}.log", "wb") as log:
                 process = subprocess.Popen(
-                    # A scenario that wants the processor has it first.
-                    [*([] if part.lab else ["nice", "-n", "19"]), *part.command(lab)],
+                    ["nice", "-n", str(part.nice), *part.command(lab)],
                     cwd=PROJECT,
                     env={**os.environ, **self.recorder.environment, **part.environment(lab)},
                     stdin=subprocess.DEVNULL,
