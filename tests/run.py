@@ -253,7 +253,8 @@ def main(words: list[str]) -> int:
         finally:
             runner.stop()
     say("Result")
-    if count.main(OUTPUT, [part.name for part in wanted if part.tests]):
+    tested = [part.name for part in wanted if part.tests]
+    if tested and count.main(OUTPUT, tested):
         runner.failed.append("count")
     if runner.failed:
         repeat_failures()
