@@ -2,7 +2,7 @@
 
     python tests/run.py [--quick | PART…]
 
---quick runs what needs no lab, but for the faults of backups, and asks the hosts of `make up` when they are there.
+--quick runs what needs no lab, but for the tests of databackup, and asks the hosts of `make up` when they are there.
 
 Hosts mostly wait for the controller and the controller for hosts, so several parts run at once: as many scenarios as
 LABS (3 unless the environment says otherwise), each in a lab of its own beside the one of `make up`, and one after
@@ -112,9 +112,10 @@ def parts() -> list[Part]:
 
 def quick() -> list[Part]:
     """Return what needs no lab, and the effects on the hosts of the lab that is up."""
-    # The faults of a backup take as long as all other unit tests together.
-    unit = pytest_part("unit", "-p", "no:cacheprovider", "tests", "--ignore=tests/test_databackup_faults.py")
-    found = [unit if part.name == "unit" else part for part in parts() if not part.lab]
+    # Those of databackup take as long as all other unit tests together; the application's wait most, so they begin.
+    unit = pytest_part("unit", "-p", "no:cacheprovider", "tests", "--ignore-glob=*/test_databackup*.py")
+    others = [part for part in parts() if not part.lab and part.name != "unit"]
+    found = [*reversed(others), unit]
     running = subprocess.run(
         ["podman", "ps", "--quiet", "--filter", "label=quantdesk.lab=0"], capture_output=True, text=True, check=False
     )
