@@ -49,11 +49,13 @@ class Process:
     # Which namespaces it is in, as `/proc/PID/ns` names them.
     network: str
     mounts: str
+    # Its root directory, as this process sees it.
+    root: str
     container: str
 
     def path(self, path: str) -> str:
         """Return where a file of the process is for this one; links are followed within its own root."""
-        if self.mounts == link("/proc/self/ns/mnt"):
+        if self.root == "/" and self.mounts == link("/proc/self/ns/mnt"):
             return path
         return within(f"/proc/{self.pid}/root", path)
 
@@ -138,27 +140,32 @@ def unit_of(group: str) -> str:
     return units[-1] if units and not re.match(r"user@\d+\.service", units[0]) else ""
 
 
-def process(pid: int, first_group: str = "", first_namespace: str = "") -> Process | None:
-    """Return a process; None when it is gone. `first_…` are those of process 1."""
+def process(pid: int, first_group: str = "", own_namespace: str = "") -> Process | None:
+    """Return a process; None when it is gone. The group is process 1's, the namespace that of this process."""
     status = dict(line.split(":\t", 1) for line in read(f"/proc/{pid}/status").splitlines() if ":\t" in line)
     if not status:
         return None
     group = below(control_group(read(f"/proc/{pid}/cgroup")), first_group)
     container = container_of(group)
     namespace = link(f"/proc/{pid}/ns/pid")
-    if not container and first_namespace and namespace not in ("", first_namespace):
+    if not container and own_namespace and namespace not in ("", own_namespace):
         container = "unknown"
+    root = link(f"/proc/{pid}/root")
+    cwd = link(f"/proc/{pid}/cwd").removesuffix(" (deleted)")
+    if len(root) > 1 and f"{cwd}/".startswith(f"{root}/"):
+        cwd = cwd[len(root) :] or "/"
     return Process(
         pid=pid,
         name=status.get("Name", ""),
         program=link(f"/proc/{pid}/exe").removesuffix(" (deleted)"),
         parent=int(status.get("PPid", "0")),
         uid=int(status.get("Uid", "0").split()[0]),
-        cwd=link(f"/proc/{pid}/cwd").removesuffix(" (deleted)"),
+        cwd=cwd,
         words=command_line(read(f"/proc/{pid}/cmdline")),
         group=group,
         network=link(f"/proc/{pid}/ns/net"),
         mounts=link(f"/proc/{pid}/ns/mnt"),
+        root=root,
         container=container,
     )
 

@@ -133,17 +133,19 @@ def ask(one: Process, way: Way, config: Configuration, logins: list[dict[str, An
     answers = Answers(tls=way.tls, port=way.port)
     with _connect(one, way, config) as client:
         best: dict[str, Reply] = {}
+        refusals: list[str] = []
         for login in [None, *logins]:
             if login is not None:
                 # Before Redis 6 there were no names.
                 user = [login["username"]] if login["username"] != "default" else []
                 reply = client.pipeline([["AUTH", *user, login["password"]]])[0]
                 if isinstance(reply, ErrorReply):
-                    answers.problem = answers.problem or f"{login['username']}: {_first(reply)}"
+                    refusals.append(f"{login['username']}: {_first(reply)}")
                     continue
             reply = client.pipeline([first])[0]
             if isinstance(reply, ErrorReply) and str(reply).startswith(CLOSED):
-                answers.login, answers.problem = "refused", answers.problem or _first(reply)
+                answers.login = "refused"
+                refusals.append(_first(reply))
                 continue
             replies = dict(zip(questions, [reply, *client.pipeline(others)], strict=True))
             if not best or _errors(replies) < _errors(best):
@@ -153,8 +155,10 @@ def ask(one: Process, way: Way, config: Configuration, logins: list[dict[str, An
             if not any(isinstance(reply, ErrorReply) and "NOPERM" in str(reply) for reply in replies.values()):
                 break
     if best:
-        answers.problem = ""
         _sort_out(best, answers)
+    else:
+        # That there is a password is no news where one was tried.
+        answers.problem = "; ".join(dict.fromkeys(refusals[1:] or refusals))
     return answers
 
 

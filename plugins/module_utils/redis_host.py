@@ -31,26 +31,25 @@ from ansible.module_utils.redis_answers import Answers, reach, ways
 from ansible.module_utils.redis_conf import HIDDEN, OWNED, SECRETS, STARTUP, ConfError, default, from_live, same
 from ansible.module_utils.redis_data import data_files, is_ours
 from ansible.module_utils.redis_defaults import DEFAULTS
-from ansible.module_utils.redis_started import SERVER, Configuration, by_port, configuration, is_server, load, text_of
+from ansible.module_utils.redis_started import SERVER, Configuration, by_looks, configuration, is_server, load, text_of
 
 SHELLS = {"sh", "bash", "dash", "ash", "busybox"}
 # Clients that are told of.
 CLIENTS = 1000
-# From this number on there are people's accounts.
+# From this number on there are people's accounts, or those of nobody's containers.
 PEOPLE = 1000
+ACCOUNTS = {"root", "redis", "valkey", "keydb"}
 
 
 def servers(pids: Iterable[int] | None = None) -> list[Process]:
     """Return the server processes of this host, without the children that they fork to write their files."""
     candidates = [int(name) for name in os.listdir("/proc") if name.isdigit()] if pids is None else list(pids)
     first_group = control_group(read("/proc/1/cgroup"))
-    first_namespace = link("/proc/1/ns/pid")
+    namespace = link("/proc/self/ns/pid")
     result = {}
     for pid in candidates:
         program = link(f"/proc/{pid}/exe").removesuffix(" (deleted)")
-        if is_server(read(f"/proc/{pid}/comm").strip(), program) and (
-            one := process(pid, first_group, first_namespace)
-        ):
+        if is_server(read(f"/proc/{pid}/comm").strip(), program) and (one := process(pid, first_group, namespace)):
             result[pid] = one
     return [one for pid, one in sorted(result.items()) if one.parent not in result]
 
@@ -109,7 +108,7 @@ def _clients(answers: Answers, tls_port: int) -> list[dict[str, Any]]:
         address = client.get("addr", "")
         entry = {
             # The port is another one for each connection.
-            "address": address.rpartition(":")[0].strip("[]") if not address.startswith("/") else address,
+            "address": address.rpartition(":")[0].strip("[]"),
             "name": client.get("name", ""),
             "user": client.get("user", ""),
             "db": int(client.get("db", "0")),
@@ -146,7 +145,9 @@ def trusted(one: Process, unit: str, login: Mapping[str, Any], ports: set[int]) 
         return False
     if login.get("port"):
         return int(login["port"]) in ports
-    return bool(unit) or one.uid < PEOPLE
+    if one.container:
+        return bool(one.container != "unknown" and one.uid < PEOPLE)
+    return bool(unit) or _user(one) in ACCOUNTS
 
 
 def _number(text: str) -> int:
@@ -161,18 +162,19 @@ def describe(
     socket_path = unix_socket_of(one, sockets)
     ports = {listener.port for listener in listening}
     config = configuration(one, shown)
-    guess = config if config.file else by_port(one, {str(port) for port in ports})
+    if not config.file:
+        config = by_looks(one, config, ports, socket_path)
     allowed = [login for login in logins if trusted(one, unit, login, ports)]
-    answers = reach(one, ways(socket_path, listening, guess), guess, [*guess.logins(), *allowed])
+    answers = reach(one, ways(socket_path, listening, config), config, [*config.logins(), *allowed])
     file = answers.info.get("config_file", config.file)
-    if file and file != config.file:
+    if not file:
+        config = Configuration(given=config.given)
+    elif file != config.file:
         again = load(one, file)
         config = Configuration(file, again.problem, again.entries, config.given)
         if not answers.config and config.renamed().get("CONFIG"):
             # Only now is it known by which name it goes.
             answers = reach(one, ways(socket_path, listening, config), config, [*config.logins(), *allowed])
-    elif not file and answers.login == "accepted" and not answers.info:
-        config = guess
     info, live = answers.info, answers.config
 
     def value(name: str) -> str:

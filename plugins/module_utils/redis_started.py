@@ -156,9 +156,29 @@ def configuration(one: Process, unit: Mapping[str, str]) -> Configuration:
     return result
 
 
-def by_port(one: Process, ports: set[str]) -> Configuration:
-    """Return the only one of the usual files that names one of a server's ports; nothing else says that it is its."""
+def _is_in(one: Process, folder: str) -> bool:
+    """Tell whether a process is in a folder; a relative one may have been any."""
+    try:
+        return not folder.startswith("/") or os.path.samefile(one.path(folder), f"/proc/{one.pid}/cwd")
+    except OSError:
+        return False
+
+
+def by_looks(one: Process, known: Configuration, ports: set[int], socket: str) -> Configuration:
+    """Return the only one of the usual files that names a server's port or socket, and its folder.
+
+    Redis writes its title over its command line, and says what its file is only to those who are logged in.
+    """
     patterns = [*USUAL, "/usr/local/etc/redis*.conf", "/usr/local/etc/redis/*.conf", f"{one.cwd}/*.conf"]
-    files = dict.fromkeys(path for pattern in patterns for path in _included(one, pattern))
-    matching = [read for path in files if {(read := load(one, path)).value("port"), read.value("tls-port")} & ports]
-    return matching[0] if len(matching) == 1 else Configuration()
+    matching = []
+    for path in dict.fromkeys(path for pattern in patterns for path in _included(one, pattern)):
+        candidate = load(one, path)
+        named = {candidate.value("port"), candidate.value("tls-port")} & set(map(str, ports))
+        place = candidate.value("unixsocket")
+        folder = candidate.value("dir")
+        if (named or (place and os.path.join(one.cwd, place) == socket)) and _is_in(one, folder):
+            matching.append(candidate)
+    if len(matching) != 1:
+        return known
+    matching[0].given = known.given
+    return matching[0]

@@ -16,7 +16,7 @@ options:
     description:
       - Logins that servers may know, tried in order.
       - Anybody can run a program by the name of redis-server, so a login without O(logins[].port) is shown only to
-        servers that a unit starts or that run as root or a system user.
+        servers that a unit starts, or that run as root or redis, or in a container of the host's.
     type: list
     elements: dict
     default: []
