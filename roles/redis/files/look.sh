@@ -50,3 +50,10 @@ for other in /etc/redis/redis*.conf; do
   systemctl is-enabled --quiet "redis-server${name:+@$name}.service" 2>/dev/null || continue
   awk -v file="$other" 'tolower($1) == "port" || tolower($1) == "tls-port" {if ($2) print "taken=" $2 " " file}' "$other"
 done
+# What a takeover must know: one that was interrupted, and the folder for the data.
+[ -e "/var/lib/redis-adoption/$(basename "$conf" .conf).journal" ] && echo adopting=yes || echo adopting=no
+[ -L "$data" ] && echo data_link=yes || echo data_link=no
+echo "data_strange=$(ls -A "$data" 2>/dev/null | grep -vE '\.(rdb|aof|manifest|conf)$|^(appendonlydir|before-(adoption|restore)-.*|\.restore.*)$' | tr '\n' ' ' | sed 's/ $//')"
+near=$data
+while [ ! -d "$near" ]; do near=$(dirname "$near"); done
+echo "free=$(df --output=avail --block-size=1 "$near" 2>/dev/null | tail -n 1 | tr -d ' ')"
