@@ -595,3 +595,21 @@ def test_it_is_cheap(run: Start, tmp_path: Path) -> None:
     begin = time.process_time()
     assert len(host.survey([], pids)["servers"]) == 2
     assert time.process_time() - begin < 0.3
+
+
+def test_the_preflight_s_own_look_finds_the_same_servers(run: Start, tmp_path: Path) -> None:
+    """The cheap question of each run, and the survey that follows it."""
+    ports = [free_port(), free_port()]
+    pids = [run("--port", str(port), "--bind", "127.0.0.1", "--rdb-key-save-delay", "1000000").pid for port in ports]
+    (tmp_path / "cache").symlink_to(os.path.realpath(server_command_once(tmp_path)))
+    pids.append(run("--port", str(free_port()), "--bind", "127.0.0.1", program=str(tmp_path / "cache")).pid)
+    with Client("127.0.0.1", ports[0]) as client:
+        client.pipeline([["MSET", *map(str, range(40))], ["BGSAVE"]])
+    (child,) = map(int, Path(f"/proc/{pids[0]}/task/{pids[0]}/children").read_text().split())
+    script = Path(__file__).parent.parent / "roles/redis/files/servers.sh"
+    done = subprocess.run(["sh", "-uc", f". {script}; servers"], capture_output=True, text=True, check=True)
+    found = dict(line.split() for line in done.stdout.splitlines())
+    assert {str(pid) for pid in pids} <= set(found)
+    assert str(child) not in found
+    assert all(found[str(pid)] == "-" for pid in pids)
+    assert done.stderr == ""
