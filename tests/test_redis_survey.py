@@ -561,9 +561,15 @@ def test_data_without_a_server_are_found(run: Start, tmp_path: Path, monkeypatch
     moved = found[f"{folders['elsewhere']}/legacy.snapshot"]
     assert (moved["kind"], moved["rdb_version"], moved["redis_version"], moved["ours"]) == ("rdb", 10, version, False)
     assert moved["bytes"] == (folders["used"] / "dump.rdb").stat().st_size
-    assert (found[f"{folders['redis']}/appendonlydir"]["kind"]) == "aof"
+    assert moved["empty"] is True
+    log = found[f"{folders['redis']}/appendonlydir"]
+    assert (log["kind"], log["rdb_version"], log["empty"]) == ("aof", 10, True)
+    # With a key.
+    call(port, "SET", "a", "1")
+    call(port, "SAVE")
+    assert data.head(str(folders["used"] / "dump.rdb")) == (10, version, False)
     newer = found[f"{folders['redis-old']}/dump.rdb"]
-    assert (newer["rdb_version"], newer["redis_version"]) == (11, "7.2.4")
+    assert (newer["rdb_version"], newer["redis_version"], newer["empty"]) == (11, "7.2.4", False)
 
 
 def test_data_of_a_unit_elsewhere_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
