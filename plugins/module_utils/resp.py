@@ -68,8 +68,9 @@ class Client:
 
     `timeout` is in seconds and holds for connecting and for each reply. `ca_file` turns TLS on; the certificate is
     then always verified, and must name `server_name`, or `host` where that is not given. `cert_file` and `key_file` are
-    for a server that asks its clients for certificates; `context` stands in for all three. Raises OSError (ssl.SSLError
-    among them) when no connection comes about.
+    for a server that asks its clients for certificates; `context` stands in for all three. `connection` is a socket
+    that is connected already, such as a Unix socket. Raises OSError (ssl.SSLError among them) when no connection comes
+    about.
     """
 
     def __init__(
@@ -82,9 +83,10 @@ class Client:
         cert_file: str | None = None,
         key_file: str | None = None,
         context: ssl.SSLContext | None = None,
+        connection: socket.socket | None = None,
         timeout: float = 5.0,
     ) -> None:
-        self._socket = socket.create_connection((host, port), timeout=timeout)
+        self._socket = connection or socket.create_connection((host, port), timeout=timeout)
         try:
             if ca_file and context is None:
                 context = ssl.create_default_context(cafile=ca_file)
