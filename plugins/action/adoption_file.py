@@ -7,10 +7,10 @@
       memory: 3900               # the host's, in MiB, for servers without a limit
       version: 7.0.15            # the Redis that the role installs
 
-The file describes each server as it is, in the inputs of the role redis; beside each line stand the bundle's default and
-the controls of docs/controls.md that the old server fails. What cannot be kept, or not adopted at all, is named there and
-on the terminal. Passwords are never in it. A file that is there already and differs is left alone: the new one is
-HOST.yml.new.
+The file describes each server as it is, in the inputs of the role redis; beside each line stand the bundle's default
+and the controls of docs/controls.md that the old server fails. What cannot be kept, or not adopted at all, is named
+there and on the terminal. Passwords are never in it. A file that is there already and differs is left alone: the new
+one is HOST.yml.new.
 
 Nothing here asks a host. What a host has said is data: no text of it becomes a template, a line of its own, or a path.
 """
@@ -82,7 +82,6 @@ PLACES = {
 }
 # Directives that are not taken over, and why. No value of theirs is ever shown: some are passwords.
 LEFT_OUT = {
-    "requirepass": "the password of the user default stays accepted (previous_hashes)",
     "masterauth": "topology standalone has no primary to log in to",
     "masteruser": "topology standalone has no primary to log in to",
     "replicaof": "Redis itself writes it",
@@ -257,8 +256,8 @@ def obstacles(server: Mapping[str, Any], version: str) -> list[str]:
     name = "Redis" if server.get("kind", "redis") == "redis" else str(server["kind"]).capitalize()
     if server.get("container"):
         found.append(
-            f"it runs in a container ({one_line(server['container'])}), whose data the host does not own: load a snapshot"
-            " of it into a new server"
+            f"it runs in a container ({one_line(server['container'])}), whose data the host does not own: load a"
+            " snapshot of it into a new server"
         )
     if server.get("kind") == "sentinel":
         found.append("it is a Sentinel, which watches servers and has no data")
@@ -286,8 +285,8 @@ def obstacles(server: Mapping[str, Any], version: str) -> list[str]:
     renamed = {old: new for old, new in (server.get("renamed") or {}).items() if new}
     if renamed:
         found.append(
-            f"it has {', '.join(map(one_line, sorted(renamed)))} under another name (rename-command), which clients would"
-            " not find: let them use the command's own name first"
+            f"it has {', '.join(map(one_line, sorted(renamed)))} under another name (rename-command), which clients"
+            " would not find: let them use the command's own name first"
         )
     known = str(server.get("version") or "")
     if name == "Redis" and known and snapshot_format(known) > snapshot_format(version):
@@ -561,6 +560,10 @@ def setting_lines(server: Mapping[str, Any], name: str, otherwise: list[str]) ->
                 f"{shown}: today {one_line(value) or 'empty'}; the bundle sets its own value"
                 + (f" ({fails})" if fails else "")
             )
+        elif directive == "requirepass":
+            otherwise.append(
+                "requirepass: its file holds the password in clear (control 34 fails today), and a hash from now on"
+            )
         elif directive in LEFT_OUT:
             otherwise.append(f"{shown}: not taken over, as {LEFT_OUT[directive]}")
         elif directive in ("unixsocket", "unixsocketperm"):
@@ -580,7 +583,7 @@ def setting_lines(server: Mapping[str, Any], name: str, otherwise: list[str]) ->
 
 def address_of(client: Mapping[str, Any]) -> str:
     """Return the address that a client comes from; nothing for this host itself."""
-    text = str(client.get("address") or "").rpartition(":")[0].strip("[]")
+    text = str(client.get("address") or "")
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -673,7 +676,8 @@ def other_changes(server: Mapping[str, Any]) -> list[str]:
     found = []
     if server.get("replicas"):
         found.append(
-            f"its replicas ({', '.join(map(one_line, server['replicas']))}) are cut off, as topology standalone has none"
+            f"its replicas ({', '.join(map(one_line, server['replicas']))}) are cut off, as topology standalone has"
+            " none"
         )
     if server.get("tls_port"):
         found.append(
@@ -715,9 +719,8 @@ def summary(
             lines += [f"      - {text}" for text in instance.otherwise]
     for file in survey.get("files") or []:
         if not file.get("ours"):
-            kind = (
-                "an append-only file" if file.get("kind") == "aof" else f"a snapshot, format {file.get('rdb_version')}"
-            )
+            known = f", format {file['rdb_version']}" if file.get("rdb_version") else ""
+            kind = f"{'an append-only file' if file.get('kind') == 'aof' else 'a snapshot'}{known}"
             of = f", of Redis {one_line(file['redis_version'])}" if file.get("redis_version") else ""
             lines.append(
                 f"  data without a server: {one_line(file['path'])} ({kind}{of}, {readable(number(file.get('bytes')))})"
@@ -754,13 +757,13 @@ def file_text(host: str, instances: Sequence[Instance], left: Sequence[tuple[Map
     """Return the text of a host's file."""
     lines = ["---", *remark(f"{one_line(host)}, as playbooks/adopt.yml found it; nothing was changed there.")]
     lines += remark(
-        "Go through it and copy it into your inventory, as the host's file in host_vars; docs/adoption.md has the steps."
-        " Beside each line stand the bundle's default and the controls of docs/controls.md that the server fails today. A"
-        " line that you take out gets what your inventory says for all hosts, or the default."
+        "Go through it and copy it into your inventory, as the host's file in host_vars; docs/adoption.md has the"
+        " steps. Beside each line stand the bundle's default and the controls of docs/controls.md that the server fails"
+        " today. A line that you take out gets what your inventory says for all hosts, or the default."
     )
     lines += remark(
-        "Passwords are not in this file. In the vault must be: vault_redis_password, a new one for the user default, and"
-        " vault_redis_admin_password, for the bundle's own user admin."
+        "Passwords are not in this file. In the vault must be: vault_redis_password, a new one for the user default,"
+        " and vault_redis_admin_password, for the bundle's own user admin."
     )
     for server, reasons in left:
         lines += remark(f"Not adopted: {where(server)}: {'; '.join(reasons)}.")
@@ -781,7 +784,8 @@ def file_text(host: str, instances: Sequence[Instance], left: Sequence[tuple[Map
 def client_lines(servers: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return who may connect: those that do, beside those of the inventory."""
     lines = remark(
-        "Clients, as CLIENT LIST showed them. The firewall and the unit let no others in: add those that were not connected."
+        "Clients, as CLIENT LIST showed them. The firewall and the unit let no others in: add those that were not"
+        " connected."
     )
     for server in servers:
         texts = sorted({client_text(client) for client in server.get("clients") or []})
@@ -793,8 +797,8 @@ def client_lines(servers: Sequence[Mapping[str, Any]]) -> list[str]:
         *lines,
         *block("redis_clients_seen", seen, 0),
         "redis_clients: >-",
-        "  {{ (redis_clients_seen + (groups['redis'] + groups['app'] | default([])) | map('extract', hostvars, 'private_address')",
-        "     | list) | unique }}",
+        "  {{ (redis_clients_seen + (groups['redis'] + groups['app'] | default([]))",
+        "     | map('extract', hostvars, 'private_address') | list) | unique }}",
     ]
 
 
@@ -842,8 +846,8 @@ def steps(description: Description, path: Path, outcome: str, check: bool) -> li
     host = one_line(description.host)
     return [
         *lines,
-        f"  next: go through it, copy it to host_vars/{host}.yml in your inventory, put the passwords into the vault, and run"
-        " playbooks/preflight.yml; docs/adoption.md has all steps",
+        f"  next: go through it, copy it to host_vars/{host}.yml in your inventory, put the passwords into the vault,"
+        " and run playbooks/preflight.yml; docs/adoption.md has all steps",
     ]
 
 
@@ -867,13 +871,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         lines, path, outcome = list(description.summary), None, "nothing to write"
         if description.text is not None:
             check = bool(self._task.check_mode)
-            path, outcome = place(
-                Path(str(arguments["folder"])).expanduser(), description.host, description.text, check
-            )
+            folder = Path(os.path.normpath(Path(str(arguments["folder"])).expanduser()))
+            path, outcome = place(folder, description.host, description.text, check)
             lines += steps(description, path, outcome, check)
         # At once, so that hosts do not mix.
         self._display.display("\n".join(["", *lines]))
         return {
+            # The file is on the controller, but it was not there before.
             "changed": outcome in ("written", "beside"),
             "file": str(path or ""),
             "outcome": outcome,

@@ -41,6 +41,19 @@ def ports(instances: Iterable[Mapping[str, Any]], port: Any, tls_port: Any) -> l
     return [number for pair in pairs for number in pair if str(number) != "0"]
 
 
+def adopt_logins(instances: Iterable[Any], username: str, password: str, port: Any) -> list[dict[str, Any]]:
+    """Return the logins to old servers for redis_survey: those of instances, each for its port, and the host's."""
+    known = [item for item in instances if isinstance(item, Mapping)]
+    return [
+        {"username": name or "default", "password": word, "port": int(number) if str(number).isdigit() else 0}
+        for name, word, number in [
+            *((item.get("adopt_username"), item.get("adopt_password"), item.get("adopt_from")) for item in known),
+            (username, password, port),
+        ]
+        if word
+    ]
+
+
 def with_previous(
     users: Iterable[Mapping[str, Any]],
     previous: Mapping[str, str],
@@ -109,6 +122,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by the names that templates use."""
         return {
+            "redis_adopt_logins": adopt_logins,
             "redis_ports": ports,
             "redis_unknown_inputs": unknown_inputs,
             "redis_with_previous": with_previous,
