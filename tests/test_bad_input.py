@@ -76,6 +76,13 @@ REDIS: list[tuple[str, Any, str]] = [
     ("redis_extra_users", [{"name": "app", "password": SECRET, "rules": "+get"}], "expected a list of users"),
     ("redis_extra_users", [{"name": "a b", "password": SECRET, "rules": "+get"}], "expected a list of users"),
     ("redis_extra_users", [{"name": "x", "password": SECRET}], "expected a list of users"),
+    ("redis_extra_users", [{"name": "x", "password_hashes": ["0" * 63], "rules": "+get"}], "expected a list of users"),
+    ("redis_previous_hashes", {"app": "0" * 64}, "expected by user, a list of SHA-256 hashes"),
+    (
+        "redis_previous_hashes",
+        {"nobody": ["0" * 64]},
+        "found 'nobody'; expected users that have a password of their own",
+    ),
     ("redis_previous_passwords", ["x"], "expected by user, the password until now"),
     ("redis_name", "State", "found 'State'; expected up to 21 small letters"),
     ("redis_name", "a/../b", "expected up to 21 small letters"),
@@ -353,8 +360,11 @@ FAULTS: Faults = {
         ),
         "port alone": ({"redis_tls_port": "http"}, ["redis_tls_port"]),
         "instances": (
-            {"redis_instances": [{"name": "a"}, {"name": "a"}], "redis_ports": [6380, 6380]},
-            ["redis_instances' names", "redis_instances' ports"],
+            {
+                "redis_instances": [{"name": "a", "upgrade": True}, {"name": "a", "max": 1}],
+                "redis_ports": [6380, 6380],
+            },
+            ["redis_instances' inputs", "redis_instances' names", "redis_instances' ports"],
         ),
         "size": ({"redis_maxmemory": "as much"}, ["redis_maxmemory"]),
     },

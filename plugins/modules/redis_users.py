@@ -21,8 +21,15 @@ options:
     required: true
     options:
       name: {description: Name., type: str, required: true}
-      password: {description: "Password; without one nobody can log in, and the user is off.", type: str}
+      password:
+        description: Password. Without one, and without O(users[].password_hashes), the user is off.
+        type: str
       previous_password: {description: "Another one that is accepted, while clients change over.", type: str}
+      password_hashes:
+        description: SHA-256 hashes of more passwords that are accepted, where those are not known in clear.
+        type: list
+        elements: str
+        default: []
       enabled: {description: Whether the user may log in., type: bool, default: true}
       rules: {description: "Keys, channels and commands, in the words of an ACL.", type: str, required: true}
   credentials_user:
@@ -107,12 +114,16 @@ def wanted_users(declared: list[dict[str, Any]]) -> Users:
             if word.startswith((">", "<", "#", "!")) or word.lower() in STATES:
                 raise AclError(f"user {name}: passwords and on or off are no rules; use password and enabled")
         passwords = [word for word in (item["password"], item["previous_password"]) if word is not None]
+        hashes = item.get("password_hashes") or []
+        if not all(re.fullmatch("[0-9a-f]{64}", word) for word in hashes):
+            raise AclError(f"user {name}: a hash of a password is 64 small hexadecimal digits")
         if not all(passwords):
             raise AclError(f"user {name} has an empty password")
         if item["previous_password"] and not item["password"]:
             raise AclError(f"user {name} has a previous password and none now")
-        switch = "on" if item["enabled"] and passwords else "off"
-        users[name] = build(name, [switch, *(f"#{digest(password)}" for password in passwords), *words])
+        hashes = [*map(digest, passwords), *hashes]
+        switch = "on" if item["enabled"] and hashes else "off"
+        users[name] = build(name, [switch, *(f"#{word}" for word in hashes), *words])
     users.setdefault("default", build("default", ["off"]))
     return users
 
@@ -377,6 +388,8 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "password": {"type": "str", "no_log": True},
                     "previous_password": {"type": "str", "no_log": True},
+                    # Long and random: to log in takes the password.
+                    "password_hashes": {"type": "list", "elements": "str", "default": [], "no_log": True},
                     "enabled": {"type": "bool", "default": True},
                     "rules": {"type": "str", "required": True},
                 },

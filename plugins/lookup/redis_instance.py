@@ -1,0 +1,73 @@
+"""Lookup: an input of the role redis, as one of `redis_instances` has it. See DOCUMENTATION."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: redis_instance
+short_description: An input of the role redis for one instance
+description:
+  - Returns what the mapping in the variable C(redis_instance) says of an input, named there without C(redis_); else
+    what the inventory says of the input for the host; else the role's default.
+  - With it a variable may have the name of the input that it stands for, where Jinja alone would see a loop.
+options:
+  _terms: {description: "The input, by its whole name, such as redis_maxmemory.", required: true}
+"""
+
+EXAMPLES = r"""
+- name: Redis
+  ansible.builtin.include_role:
+    name: redis
+  loop: "{{ redis_instances }}"
+  loop_control: {loop_var: redis_instance}
+  vars:
+    redis_maxmemory: "{{ lookup('redis_instance', 'redis_maxmemory') }}"
+"""
+
+RETURN = r"""
+_raw: {description: The value., type: list, elements: raw}
+"""
+
+import multiprocessing  # noqa: E402 - Ansible wants the documentation first
+from collections.abc import Mapping  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.errors import AnsibleUndefinedVariable  # noqa: E402
+from ansible.plugins.lookup import LookupBase  # noqa: E402
+
+DEFAULTS = str(Path(__file__).resolve().parents[2] / "roles/redis/defaults/main.yml")
+PREFIX = "redis_"
+DECLARED: dict[str, Any] = {}
+
+
+def declared(hostvars: Any, host: str) -> Any:
+    """Return the inventory's variables of a host, as they stand.
+
+    Each task has a process of its own, within which they do not change: a check of fifty inputs gathers them once.
+    """
+    if multiprocessing.parent_process() is None:
+        return hostvars.raw_get(host)
+    if host not in DECLARED:
+        DECLARED[host] = hostvars.raw_get(host)
+    return DECLARED[host]
+
+
+class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
+    """What Ansible loads."""
+
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
+        """Return the value of each input; raises AnsibleUndefinedVariable for one that has none."""
+        variables = variables or {}
+        return [self._value(str(term), variables) for term in terms]
+
+    def _value(self, name: str, variables: dict[str, Any]) -> Any:
+        instance = self._templar.template(variables.get("redis_instance", {}))
+        key = name.removeprefix(PREFIX)
+        # What is no mapping is a problem in the preflight.
+        if isinstance(instance, Mapping) and key in instance:
+            return instance[key]
+        defaults = self._loader.load_from_file(DEFAULTS, trusted_as_template=True)
+        for values in (declared(variables["hostvars"], variables["inventory_hostname"]), defaults):
+            if name in values:
+                return self._templar.template(values[name])
+        raise AnsibleUndefinedVariable(f"'{name}' is undefined")
