@@ -134,6 +134,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def open_folder(path: Path) -> None:
+    """Make a folder that all may read, whatever this program's umask says; leave one that is there as it is."""
+    if not path.exists():
+        path.mkdir()
+        path.chmod(0o755)
+
+
 def boot_id() -> str:
     """Return what differs with each boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -380,7 +387,7 @@ class Adoption:
         for path in drop_ins:
             path.unlink()
         for file in self.plan.files:
-            Path(file["path"]).parent.mkdir(mode=0o755, exist_ok=True)
+            open_folder(Path(file["path"]).parent)
             user = getpwnam(file["owner"])
             gid = shutil._get_gid(file["group"])  # type: ignore[attr-defined]  # the public way to it needs a file
             copy(Path(file["staged"]), Path(file["path"]), user.pw_uid, int(gid or 0), int(file["mode"], 8))
@@ -494,7 +501,7 @@ class Adoption:
             kept = self._kept(aside, path)
             if kept.exists():
                 found = kept.stat()
-                Path(path).parent.mkdir(mode=0o755, exist_ok=True)
+                open_folder(Path(path).parent)
                 copy(kept, Path(path), found.st_uid, found.st_gid, found.st_mode & 0o7777)
         for file in self.plan.files:
             if file["path"] not in noted["here"]:
@@ -616,7 +623,16 @@ def adopt(path: Path, say: Say) -> dict[str, Any]:
     result = Adoption(plan, Unit(plan.options["unit"], plan.options["command"]), old_of(plan), say).run()
     # The prepared files are copies now, and the plan has the old server's login.
     shutil.rmtree(path.parent)
-    return {**result, "changed": True}
+    return {**result, "changed": True, "text": told(plan, result)}
+
+
+def told(plan: Plan, result: dict[str, Any]) -> str:
+    """Return a result in words."""
+    waited = f"clients' writes waited {result['seconds']['writes_waited']} s"
+    if plan.mode == REPLACE:
+        return f"{plan.name}: set the old server's {result['old']['keys']} keys aside in {result['kept']}; {waited}"
+    proof = f"digest {result['after']['digest']} before and after" if result["compared"] == "digest" else "counted"
+    return f"{plan.name}: took over {result['after']['keys']} keys, {proof}; {waited}; kept: {result['kept']}"
 
 
 def undo(path: Path, say: Say) -> dict[str, Any]:
