@@ -45,7 +45,7 @@ def configured_folders() -> dict[str, set[str]]:
                     files.add(file)
                     places[file] = working[1].strip() if working else ""
     result = dict[str, set[str]]()
-    here = Process(0, "", "", 0, 0, "/", [], "", "", link("/proc/self/ns/mnt"), "/", "")
+    here = Process(os.getpid(), mounts=link("/proc/self/ns/mnt"))
     for path in files:
         config = load(here, path)
         lines = config.lines("dir")
