@@ -190,11 +190,11 @@ def describe(
         port = min(ports - {tls_port}, default=0)
     loading = info.get("loading") == "1"
     databases = {name[2:]: _number(re.sub(r"keys=(\d+).*", r"\1", text)) for name, text in info.items() if _is_db(name)}
-    link = [info.get("master_host", ""), info.get("master_port", "")] if info else value("replicaof").split()
+    primary = [info.get("master_host", ""), info.get("master_port", "")] if info else value("replicaof").split()
     replicas = [
         dict(word.split("=", 1) for word in text.split(",")) for name, text in info.items() if _is_replica(name)
     ]
-    role = info.get("role", "slave" if link[:1] not in ([], [""]) else "master")
+    role = info.get("role", "slave" if primary[:1] not in ([], [""]) else "master")
     return {
         "pid": one.pid,
         "program": one.program,
@@ -218,7 +218,7 @@ def describe(
         "login_problem": answers.problem,
         "loading": loading,
         "role": "slave" if role == "slave" else "master",
-        "primary": ":".join(link) if role == "slave" else "",
+        "primary": ":".join(primary) if role == "slave" else "",
         "replicas": [f"{replica.get('ip', '')}:{replica.get('port', '')}" for replica in replicas],
         "cluster": info.get("cluster_enabled", "1" if value("cluster-enabled") == "yes" else "0") == "1",
         "keys": sum(databases.values()) if info and not loading else None,

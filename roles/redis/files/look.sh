@@ -29,9 +29,11 @@ idle() { # PID
     {said[$1] = $2}
     /^db[0-9]/ {keys = 1}
     END {exit !(said["process_id"] == pid && said["config_file"] == "/etc/redis/redis.conf" && said["loading"] == "0" &&
-      said["role"] == "master" && said["connected_slaves"] == "0" && said["connected_clients"] == "1" && !keys)}'
+      said["role"] == "master" && said["connected_slaves"] == "0" && said["connected_clients"] == "1" &&
+      said["number_of_functions"] + 0 == 0 && !keys)}'
 }
-# Servers that no unit of this role has started, as PID:UNIT, and data of an instance that has no unit of this role.
+# Servers that no unit of this role has started, as PID:UNIT, and the paths of data of an instance that has no unit of
+# this role.
 foreign=
 while read -r pid of; do
   [ "$pid" ] && ! is_own "$of" || continue
@@ -39,7 +41,11 @@ while read -r pid of; do
 done <<END
 $(servers)
 END
-if ! is_own "$unit" && { [ -e "$data/dump.rdb" ] || [ -d "$data/appendonlydir" ]; }; then foreign="$foreign $data"; fi
+if ! is_own "$unit"; then
+  # The snapshot of a server that was never used has nothing in it either.
+  [ ! -e "$data/dump.rdb" ] || [ "$active $data" = "idle /var/lib/redis" ] || foreign="$foreign $data/dump.rdb"
+  [ ! -d "$data/appendonlydir" ] || foreign="$foreign $data/appendonlydir"
+fi
 echo "foreign=${foreign# }"
 # Of the package's own unit, where the instance has another one: whether it starts with the host, and whether it runs.
 if [ "$unit" = redis-server.service ] || is_own redis-server.service || [ -z "$enabled" ]; then echo package_unit=
