@@ -141,7 +141,7 @@ def test_a_server_is_described_as_it_is() -> None:
         ({"settings": {"maxmemory": "3145728"}}, "maxmemory", "3mb"),
         # Without a limit: twice what is in use, at least 512 MiB, at most three quarters of the host.
         ({"used_memory": 1}, "maxmemory", "512mb"),
-        ({"used_memory": 1000 << 20}, "maxmemory", "2000mb"),
+        ({"used_memory": 1000 << 20}, "maxmemory", "2gb"),
         ({"used_memory": 3000 << 20}, "maxmemory", "3000mb"),
         ({"settings": {"maxmemory": "1000"}}, "maxmemory", "1mb"),
         ({"data": {"appendonly": True, "save": ""}}, "appendonly", True),
@@ -498,8 +498,8 @@ def test_lines_are_short_enough_to_read() -> None:
 
 
 def test_the_file_says_the_same_of_the_same_servers() -> None:
-    later = {"pid": 7, "keys": 5, "used_memory": 1_000, "clients": [{**CLIENTS[0], "connections": 3}]}
-    before = {"clients": [{**CLIENTS[0], "connections": 1}]}
+    later: dict[str, Any] = {"pid": 7, "keys": 5, "used_memory": 1_000, "clients": [{**CLIENTS[0], "connections": 3}]}
+    before: dict[str, Any] = {"clients": [{**CLIENTS[0], "connections": 1}]}
     assert described(server(**before)).text == described(server(**{**before, **later})).text
 
 

@@ -388,9 +388,13 @@ def save_of(server: Mapping[str, Any]) -> list[str]:
 
 
 def suggested_memory(server: Mapping[str, Any], memory: int) -> int:
-    """Return a limit, in bytes, for a server that has none: twice what it uses, within three quarters of the host."""
-    wanted = max(512 * MIB, 2 * number(server.get("used_memory")))
-    return max(MIB, min(wanted, memory * MIB * 3 // 4) // MIB * MIB) if memory else -(-wanted // MIB) * MIB
+    """Return a limit, in bytes, for a server that has none: twice what it uses, within three quarters of the host.
+
+    In large steps, so that a second look at the same server does not differ.
+    """
+    step = 256 * MIB
+    wanted = max(512 * MIB, -(-2 * number(server.get("used_memory")) // step) * step)
+    return max(MIB, min(wanted, memory * 3 // 4 * MIB)) if memory else wanted
 
 
 def default_text(key: str) -> str:
@@ -827,7 +831,7 @@ def place(folder: Path, host: str, text: str, check: bool) -> tuple[Path, str]:
         return target, "written" if old is None else "beside"
     except (OSError, UnicodeDecodeError) as error:
         raise AnsibleActionFail(
-            f"adopt_folder: {path} cannot be written: {getattr(error, 'strerror', error)}"
+            f"adopt_folder: {path} cannot be written: {getattr(error, 'strerror', None) or 'it is no text'}"
         ) from error
 
 
