@@ -609,9 +609,8 @@ def test_what_the_runbook_sets_up_is_described_and_the_role_takes_it(by_hand: tu
         del item["adopt"], item["adopt_from"]
     hosts = {"typed": {**variables(), **values}, "rich": {**variables(), **more}, "bad": variables("redis_bind", [])}
     for host in hosts.values():
-        for name in ("redis_port", "redis_tls_port", "redis_name"):
-            host.pop(name, None)
-        host["private_address"] = "10.0.0.11"
+        # As inventory/production has it.
+        host["redis_ports"] = "{{ redis_instances | default([{}]) | redis_ports(redis_port, redis_tls_port) }}"
     result = run(tmp_path, hosts, {})
     # One that is wrong, so that there is a report at all.
     assert names(result, "bad") == ["redis_bind"]
