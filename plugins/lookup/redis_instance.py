@@ -35,9 +35,10 @@ from typing import Any  # noqa: E402
 from ansible.errors import AnsibleUndefinedVariable  # noqa: E402
 from ansible.plugins.lookup import LookupBase  # noqa: E402
 
-DEFAULTS = str(Path(__file__).resolve().parents[2] / "roles/redis/defaults/main.yml")
+DEFAULTS_FILE = str(Path(__file__).resolve().parents[2] / "roles/redis/defaults/main.yml")
 PREFIX = "redis_"
 DECLARED: dict[str, Any] = {}
+DEFAULTS: dict[str, Any] = {}
 
 
 def declared(hostvars: Any, host: str) -> Any:
@@ -61,13 +62,22 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
         return [self._value(str(term), variables) for term in terms]
 
     def _value(self, name: str, variables: dict[str, Any]) -> Any:
-        instance = self._templar.template(variables.get("redis_instance", {}))
+        instance = variables.get("redis_instance", {})
+        if isinstance(instance, str):
+            instance = self._templar.template(instance)
         key = name.removeprefix(PREFIX)
         # What is no mapping is a problem in the preflight.
         if isinstance(instance, Mapping) and key in instance:
-            return instance[key]
-        defaults = self._loader.load_from_file(DEFAULTS, trusted_as_template=True)
-        for values in (declared(variables["hostvars"], variables["inventory_hostname"]), defaults):
-            if name in values:
-                return self._templar.template(values[name])
+            return self._templar.template(instance[key])
+        values = declared(variables["hostvars"], variables["inventory_hostname"])
+        if name not in values:
+            values = self._defaults()
+        if name in values:
+            return self._templar.template(values[name])
         raise AnsibleUndefinedVariable(f"'{name}' is undefined")
+
+    def _defaults(self) -> dict[str, Any]:
+        # Ansible copies a file that it has read already, every time.
+        if not DEFAULTS:
+            DEFAULTS.update(self._loader.load_from_file(DEFAULTS_FILE, trusted_as_template=True))
+        return DEFAULTS
