@@ -561,9 +561,15 @@ def test_data_without_a_server_are_found(run: Start, tmp_path: Path, monkeypatch
     moved = found[f"{folders['elsewhere']}/legacy.snapshot"]
     assert (moved["kind"], moved["rdb_version"], moved["redis_version"], moved["ours"]) == ("rdb", 10, version, False)
     assert moved["bytes"] == (folders["used"] / "dump.rdb").stat().st_size
-    assert (found[f"{folders['redis']}/appendonlydir"]["kind"]) == "aof"
+    assert moved["empty"] is True
+    log = found[f"{folders['redis']}/appendonlydir"]
+    assert (log["kind"], log["rdb_version"], log["empty"]) == ("aof", 10, True)
+    # With a key.
+    call(port, "SET", "a", "1")
+    call(port, "SAVE")
+    assert data.head(str(folders["used"] / "dump.rdb")) == (10, version, False)
     newer = found[f"{folders['redis-old']}/dump.rdb"]
-    assert (newer["rdb_version"], newer["redis_version"]) == (11, "7.2.4")
+    assert (newer["rdb_version"], newer["redis_version"], newer["empty"]) == (11, "7.2.4", False)
 
 
 def test_data_of_a_unit_elsewhere_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -595,3 +601,21 @@ def test_it_is_cheap(run: Start, tmp_path: Path) -> None:
     begin = time.process_time()
     assert len(host.survey([], pids)["servers"]) == 2
     assert time.process_time() - begin < 0.3
+
+
+def test_the_preflight_s_own_look_finds_the_same_servers(run: Start, tmp_path: Path) -> None:
+    """The cheap question of each run, and the survey that follows it."""
+    ports = [free_port(), free_port()]
+    pids = [run("--port", str(port), "--bind", "127.0.0.1", "--rdb-key-save-delay", "1000000").pid for port in ports]
+    (tmp_path / "cache").symlink_to(os.path.realpath(server_command_once(tmp_path)))
+    pids.append(run("--port", str(free_port()), "--bind", "127.0.0.1", program=str(tmp_path / "cache")).pid)
+    with Client("127.0.0.1", ports[0]) as client:
+        client.pipeline([["MSET", *map(str, range(40))], ["BGSAVE"]])
+    (child,) = map(int, Path(f"/proc/{pids[0]}/task/{pids[0]}/children").read_text().split())
+    script = Path(__file__).parent.parent / "roles/redis/files/servers.sh"
+    done = subprocess.run(["sh", "-uc", f". {script}; servers"], capture_output=True, text=True, check=True)
+    found = dict(line.split() for line in done.stdout.splitlines())
+    assert {str(pid) for pid in pids} <= set(found)
+    assert str(child) not in found
+    assert all(found[str(pid)] == "-" for pid in pids)
+    assert done.stderr == ""

@@ -92,13 +92,14 @@ def _data_file(path: str) -> dict[str, Any] | None:
             return _log_folder(path)
         if not stat.S_ISREG(about.st_mode) or os.path.basename(path).startswith("temp-"):
             return None
-        version, redis = head(path)
+        version, redis, empty = head(path)
     except OSError:
         return None
     log = path.endswith(".aof")
     if not version and not (log and about.st_size):
         return None
-    return _file(path, "aof" if log else "rdb", version, redis, about.st_size, about.st_mtime)
+    # What follows the snapshot that a log may begin with is not looked at.
+    return _file(path, "aof" if log else "rdb", version, redis, empty and not log, about.st_size, about.st_mtime)
 
 
 def _log_folder(path: str) -> dict[str, Any] | None:
@@ -106,32 +107,60 @@ def _log_folder(path: str) -> dict[str, Any] | None:
     parts = [entry for entry in os.scandir(path) if entry.is_file(follow_symlinks=False)]
     if not any(part.name.endswith(".manifest") for part in parts):
         return None
-    version, redis = next((head(part.path) for part in parts if part.name.endswith(".base.rdb")), (0, ""))
+    version, redis, empty = next((head(part.path) for part in parts if part.name.endswith(".base.rdb")), (0, "", False))
     sizes = [part.stat() for part in parts]
-    return _file(path, "aof", version, redis, sum(a.st_size for a in sizes), max(a.st_mtime for a in sizes))
+    empty = empty and not any(part.stat().st_size for part in parts if part.name.endswith(".incr.aof"))
+    return _file(path, "aof", version, redis, empty, sum(a.st_size for a in sizes), max(a.st_mtime for a in sizes))
 
 
-def _file(path: str, kind: str, version: int, redis: str, size: int, modified: float) -> dict[str, Any]:
+def _file(path: str, kind: str, version: int, redis: str, empty: bool, size: int, modified: float) -> dict[str, Any]:
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(modified))
     return {
         "path": path,
         "kind": kind,
         "rdb_version": version,
         "redis_version": redis,
+        "empty": empty,
         "bytes": size,
         "modified": moment,
     }
 
 
-def head(path: str) -> tuple[int, str]:
-    """Return the version of a snapshot's format and that of the Redis which wrote it; 0 and nothing for other files."""
+def head(path: str) -> tuple[int, str, bool]:
+    """Return a snapshot's format, which Redis has written it, and whether it is without keys and functions.
+
+    The format of a file that is no snapshot is 0.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         begin = file.read(HEAD)
     match = re.match(rb"(?:REDIS|VALKEY)(\d{3,4})", begin)
     if not match:
-        return 0, ""
-    # A text with its length before it.
-    writer = re.search(rb"(?:redis|valkey)-ver([\x01-\x3f])", begin)
-    name = begin[writer.end() : writer.end() + writer[1][0]].decode("ascii", "replace") if writer else ""
-    return int(match[1]), name
+        return 0, "", False
+    about, end = _notes(begin, match.end())
+    # The opcode for the end of the file.
+    return int(match[1]), about.get("redis-ver") or about.get("valkey-ver", ""), begin[end : end + 1] == b"\xff"
+
+
+def _notes(begin: bytes, at: int) -> tuple[dict[str, str], int]:
+    """Return what a snapshot says of itself at its beginning, and the place behind that.
+
+    Pairs of texts, each with its length before it, or a number in one of three sizes.
+    """
+    notes = {}
+    while begin[at : at + 1] == b"\xfa":
+        at += 1
+        pair = []
+        for _ in range(2):
+            first = begin[at] if at < len(begin) else 0
+            start, size = at + 1, first & 0x3F
+            if first >> 6 == 1:
+                start, size = at + 2, (first & 0x3F) << 8 | int.from_bytes(begin[at + 1 : at + 2], "big")
+            elif first >> 6 == 3:
+                size = {0xC0: 1, 0xC1: 2, 0xC2: 4}.get(first, HEAD)
+            elif first >> 6 == 2:
+                size = HEAD
+            pair.append(begin[start : start + size].decode("ascii", "replace"))
+            at = start + size
+        notes[pair[0]] = pair[1]
+    return notes, at

@@ -48,7 +48,7 @@ servers:
   returned: always
 files:
   description: Snapshots and append-only files in data folders without a running server, each with C(path), C(kind),
-    C(rdb_version), C(redis_version), C(bytes), C(modified) and C(ours).
+    C(rdb_version), C(redis_version), C(empty) (no keys and no functions), C(bytes), C(modified) and C(ours).
   type: list
   returned: always
 listeners:
