@@ -151,9 +151,7 @@ def places(files: Iterable[Mapping[str, Any]], folder: str) -> list[dict[str, st
 
 def as_checks(found: Iterable[Obstacle]) -> list[dict[str, Any]]:
     """Return obstacles as failed checks of the action plugin `checks`."""
-    return [
-        {"name": item.name, "found": repr(item.found), "that": "false", "expected": item.expected} for item in found
-    ]
+    return [{"name": item.name, "problem": item.found, "expected": item.expected} for item in found]
 
 
 class FilterModule:

@@ -37,20 +37,10 @@ from ansible.plugins.lookup import LookupBase  # noqa: E402
 
 DEFAULTS_FILE = str(Path(__file__).resolve().parents[2] / "roles/redis/defaults/main.yml")
 PREFIX = "redis_"
+# Each task has a process of its own, within which no value changes: a check of fifty inputs asks for each many times.
+KNOWN: dict[tuple[str, str], Any] = {}
 DECLARED: dict[str, Any] = {}
 DEFAULTS: dict[str, Any] = {}
-
-
-def declared(hostvars: Any, host: str) -> Any:
-    """Return the inventory's variables of a host, as they stand.
-
-    Each task has a process of its own, within which they do not change: a check of fifty inputs gathers them once.
-    """
-    if multiprocessing.parent_process() is None:
-        return hostvars.raw_get(host)
-    if host not in DECLARED:
-        DECLARED[host] = hostvars.raw_get(host)
-    return DECLARED[host]
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
@@ -59,7 +49,16 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
         """Return the value of each input; raises AnsibleUndefinedVariable for one that has none."""
         variables = variables or {}
-        return [self._value(str(term), variables) for term in terms]
+        if multiprocessing.parent_process() is None:
+            return [self._value(str(term), variables) for term in terms]
+        found = []
+        for term in terms:
+            # The role is never applied to two instances in one task.
+            key = (str(variables["inventory_hostname"]), str(term))
+            if key not in KNOWN:
+                KNOWN[key] = self._value(str(term), variables)
+            found.append(KNOWN[key])
+        return found
 
     def _value(self, name: str, variables: dict[str, Any]) -> Any:
         instance = variables.get("redis_instance", {})
@@ -69,9 +68,10 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
         # What is no mapping is a problem in the preflight.
         if isinstance(instance, Mapping) and key in instance:
             return self._templar.template(instance[key])
-        values = declared(variables["hostvars"], variables["inventory_hostname"])
-        if name not in values:
-            values = self._defaults()
+        host = variables["inventory_hostname"]
+        if host not in DECLARED or multiprocessing.parent_process() is None:
+            DECLARED[host] = variables["hostvars"].raw_get(host)
+        values = DECLARED[host] if name in DECLARED[host] else self._defaults()
         if name in values:
             return self._templar.template(values[name])
         raise AnsibleUndefinedVariable(f"'{name}' is undefined")

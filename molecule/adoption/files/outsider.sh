@@ -20,6 +20,6 @@ start 7012 'rename-command FLUSHALL wipe-all'
 start 7013 'user default on >not-to-be-guessed ~* +@all'
 start 7014
 sleep 1
-redis-cli -p 7014 SET big "$(head -c 4000000 /dev/zero | tr '\0' x)" >/dev/null
+head -c 4000000 /dev/zero | redis-cli -p 7014 -x SET big >/dev/null
 # The file tells no password.
 sed -i '/^user/d' /srv/7013/redis.conf
