@@ -38,9 +38,6 @@ PROJECT = Path(__file__).resolve().parents[2]
 WIDTH = 118
 MIB = 2**20
 
-# The version of the snapshot format that each Redis writes; one reads its own and all before.
-FORMATS = (((7, 4), 12), ((7, 2), 11), ((7, 0), 10), ((0, 0), 9))
-
 # By directive: the input of the role redis that stands for it. Written for each server, in this order.
 INPUTS = {
     "port": "port",
@@ -217,12 +214,6 @@ def controls(numbers: Iterable[int]) -> str:
     return f"control{'s' if many else ''} {', '.join(map(str, found))} {'fail' if many else 'fails'} today"
 
 
-def snapshot_format(version: str) -> int:
-    """Return the version of the snapshot format that a Redis writes, and the newest that it reads."""
-    parts = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    return next(number for known, number in FORMATS if (parts or (0, 0)) >= known)
-
-
 def where(server: Mapping[str, Any]) -> str:
     """Return how a server is told from others on its host."""
     ports = [str(port) for port in (server.get("port"), server.get("tls_port")) if port]
@@ -251,50 +242,10 @@ def truth(value: Any) -> bool:
 
 
 def obstacles(server: Mapping[str, Any], version: str) -> list[str]:
-    """Return why a server cannot be adopted; nothing where it can."""
-    found = []
-    name = "Redis" if server.get("kind", "redis") == "redis" else str(server["kind"]).capitalize()
-    if server.get("container"):
-        found.append(
-            f"it runs in a container ({one_line(server['container'])}), whose data the host does not own: load a"
-            " snapshot of it into a new server"
-        )
-    if server.get("kind") == "sentinel":
-        found.append("it is a Sentinel, which watches servers and has no data")
-    elif name != "Redis":
-        found.append(f"it is {one_line(name)}, whose data Redis 7 need not understand")
-    if server.get("login") in ("refused", "unreachable"):
-        problem = one_line(server.get("login_problem") or "no reason given").rstrip(".")
-        found.append(
-            f"its login is unknown ({problem}): set redis_adopt_password, in the vault, and redis_adopt_username, where"
-            " that is not default"
-            if server["login"] == "refused"
-            else f"it does not answer ({problem})"
-        )
-    if server.get("loading"):
-        found.append("it is loading its data: run this again when it has")
-    if server.get("role") == "slave":
-        found.append(
-            f"it is a replica of {one_line(server.get('primary') or 'another server')}: adopt that one, or end the"
-            " replication (REPLICAOF NO ONE) where this copy is to stay"
-        )
-    if server.get("cluster"):
-        found.append("it is a node of a cluster, and topology standalone is none")
-    if server.get("modules"):
-        found.append(f"it has modules ({', '.join(map(one_line, server['modules']))}), which the bundle switches off")
-    renamed = {old: new for old, new in (server.get("renamed") or {}).items() if new}
-    if renamed:
-        found.append(
-            f"it has {', '.join(map(one_line, sorted(renamed)))} under another name (rename-command), which clients"
-            " would not find: let them use the command's own name first"
-        )
-    known = str(server.get("version") or "")
-    if name == "Redis" and known and snapshot_format(known) > snapshot_format(version):
-        found.append(
-            f"it is version {one_line(known)}, whose data (format {snapshot_format(known)}) the bundle's Redis"
-            f" {one_line(version)} does not read (up to format {snapshot_format(version)})"
-        )
-    return found
+    """Return why a server cannot be adopted, as the role itself would refuse it; nothing where it can."""
+    limit = number(value_of(server, "maxmemory"))
+    found = load("plugins/filter/adoption.py").obstacles(server, version, limit, "keep")
+    return [one_line(f"{item.name}: found {item.found}; expected {item.expected}").rstrip(".") for item in found]
 
 
 @dataclass
@@ -388,9 +339,13 @@ def save_of(server: Mapping[str, Any]) -> list[str]:
 
 
 def suggested_memory(server: Mapping[str, Any], memory: int) -> int:
-    """Return a limit, in bytes, for a server that has none: twice what it uses, within three quarters of the host."""
-    wanted = max(512 * MIB, 2 * number(server.get("used_memory")))
-    return max(MIB, min(wanted, memory * MIB * 3 // 4) // MIB * MIB) if memory else -(-wanted // MIB) * MIB
+    """Return a limit, in bytes, for a server that has none: twice what it uses, within three quarters of the host.
+
+    In large steps, so that a second look at the same server does not differ.
+    """
+    step = 256 * MIB
+    wanted = max(512 * MIB, -(-2 * number(server.get("used_memory")) // step) * step)
+    return max(MIB, min(wanted, memory * 3 // 4 * MIB)) if memory else wanted
 
 
 def default_text(key: str) -> str:
@@ -827,7 +782,7 @@ def place(folder: Path, host: str, text: str, check: bool) -> tuple[Path, str]:
         return target, "written" if old is None else "beside"
     except (OSError, UnicodeDecodeError) as error:
         raise AnsibleActionFail(
-            f"adopt_folder: {path} cannot be written: {getattr(error, 'strerror', error)}"
+            f"adopt_folder: {path} cannot be written: {getattr(error, 'strerror', None) or 'it is no text'}"
         ) from error
 
 

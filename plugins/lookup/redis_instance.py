@@ -35,11 +35,12 @@ from typing import Any  # noqa: E402
 from ansible.errors import AnsibleUndefinedVariable  # noqa: E402
 from ansible.plugins.lookup import LookupBase  # noqa: E402
 
-DEFAULTS = str(Path(__file__).resolve().parents[2] / "roles/redis/defaults/main.yml")
+DEFAULTS_FILE = str(Path(__file__).resolve().parents[2] / "roles/redis/defaults/main.yml")
 PREFIX = "redis_"
 # Each task has a process of its own, within which no value changes: a check of fifty inputs asks for each many times.
 KNOWN: dict[tuple[str, str], Any] = {}
 DECLARED: dict[str, Any] = {}
+DEFAULTS: dict[str, Any] = {}
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
@@ -60,17 +61,23 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
         return found
 
     def _value(self, name: str, variables: dict[str, Any]) -> Any:
-        instance = self._templar.template(variables.get("redis_instance", {}))
+        instance = variables.get("redis_instance", {})
+        if isinstance(instance, str):
+            instance = self._templar.template(instance)
         key = name.removeprefix(PREFIX)
         # What is no mapping is a problem in the preflight.
         if isinstance(instance, Mapping) and key in instance:
-            return instance[key]
+            return self._templar.template(instance[key])
         host = variables["inventory_hostname"]
         if host not in DECLARED or multiprocessing.parent_process() is None:
             DECLARED[host] = variables["hostvars"].raw_get(host)
-        if name in DECLARED[host]:
-            return self._templar.template(DECLARED[host][name])
-        defaults = self._loader.load_from_file(DEFAULTS, trusted_as_template=True)
-        if name in defaults:
-            return self._templar.template(defaults[name])
+        values = DECLARED[host] if name in DECLARED[host] else self._defaults()
+        if name in values:
+            return self._templar.template(values[name])
         raise AnsibleUndefinedVariable(f"'{name}' is undefined")
+
+    def _defaults(self) -> dict[str, Any]:
+        # Ansible copies a file that it has read already, every time.
+        if not DEFAULTS:
+            DEFAULTS.update(self._loader.load_from_file(DEFAULTS_FILE, trusted_as_template=True))
+        return DEFAULTS
