@@ -205,7 +205,10 @@ BALANCER: list[tuple[str, Any, str]] = [
 ]
 # What this very machine is does not matter here.
 OWN = re.compile(
-    r"^(distribution( of a database host)?|version of Python|(version of|security fixes in) the package redis-server): "
+    r"^((distribution( of a database host)?|version of Python): "
+    r"|(version of|security fixes in) the package redis-server: "
+    # Labs and whatever else runs here have ports.
+    r"|[a-z_ ]*ports?[a-z_ ]*: found '[0-9]+ \(.*, on )"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import ansible_plays, free_port, load
+from conftest import PROJECT, ansible_plays, free_port, load
 
 apt_state = load("plugins/module_utils/apt_state.py", "apt_state")
 # ansible.builtin.apt looks for its Python binding there.
@@ -215,6 +216,17 @@ def test_a_package_that_its_source_has_lost_is_named(plays: Plays, roots: dict[s
     assert not good
     assert re.search(r"wanted: apt cannot fetch file:\S+wanted\.deb: File not found", flat(output)), output
     assert not roots["gone"].installed
+
+
+def test_the_preflight_of_redis_names_a_source_that_failed(roots: dict[str, Root]) -> None:
+    done = subprocess.run(
+        ["sh", PROJECT / "roles/redis/files/look.sh", "none.service", "/nonexistent", "/nonexistent"],
+        env={**os.environ, "APT_CONFIG": str(roots["needed"].config)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.search(r"^failed_sources=http://127\.0\.0\.1:\S+: .*refused", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.mark.parametrize(
