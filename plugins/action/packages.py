@@ -151,10 +151,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             time.sleep(PAUSE)
 
     def _look(self, question: dict[str, Any]) -> dict[str, Any]:
-        command = f"python3 -c {shlex.quote(PROGRAM.read_text())} {shlex.quote(json.dumps(question))}"
-        environment = self._compute_environment_string()
-        answer = self._low_level_execute_command(f"{environment} {command}".strip(), sudoable=True)
-        # Ansible gives the command a terminal, which has one stream for all output.
+        # By its standard input: sudo writes command lines into the journal.
+        command = f"{self._compute_environment_string()} python3 - {shlex.quote(json.dumps(question))}".strip()
+        answer = self._low_level_execute_command(command, sudoable=True, in_data=PROGRAM.read_bytes())
         lines = str(answer["stdout"]).strip().splitlines()
         try:
             seen: dict[str, Any] = json.loads(lines[-1])

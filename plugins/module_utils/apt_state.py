@@ -1,6 +1,6 @@
 """What stands between a host and its packages: which are missing, who holds apt's locks, which sources do not answer.
 
-The action plugin `packages` sends this file to the host as a program, `python3 -c TEXT JSON`, so it needs the standard
+The action plugin `packages` sends this file to the host as a program, `python3 - JSON`, so it needs the standard
 library alone. It prints one line of JSON, and changes nothing but apt's lists.
 """
 
