@@ -159,7 +159,8 @@ def test_a_host_that_does_not_answer_is_one_more_problem_and_its_inputs_are_chec
 
 
 def test_a_port_of_another_program_is_refused_with_its_name(several: subprocess.CompletedProcess[str]) -> None:
-    lines = [line for line in several.stdout.splitlines() if "ports of other programs: found" in line]
+    report = several.stdout.rsplit("fatal:", 1)[1]
+    lines = [line for line in report.splitlines() if "ports of other programs: found" in line]
     mine = [line for line in lines if f"process {os.getpid()}" in line]
     assert len(mine) == 1, several.stdout
     # Whoever listens on one address is no hindrance on another.
