@@ -278,3 +278,13 @@ def test_names_the_file_that_a_source_is_in_but_not_one_that_comments_on_it(tmp_
 def test_reads_who_holds_the_lists(line: str, pid: str | None) -> None:
     found = apt_state.HELD.search(line)
     assert (found[1], found[2]) == ("/var/lib/apt/lists/lock", pid)
+
+
+def test_no_role_and_no_playbook_runs_apt_by_itself() -> None:
+    files = [
+        *PROJECT.glob("roles/*/tasks/*.yml"),
+        *PROJECT.glob("roles/*/handlers/*.yml"),
+        *PROJECT.glob("playbooks/**/*.yml"),
+    ]
+    assert len(files) > 50
+    assert [str(file) for file in files if "builtin.apt:" in file.read_text()] == []
