@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -98,6 +99,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
     # Taken, so that nobody else listens there, and refusing.
     closed = socket.socket()
     closed.bind(("127.0.0.1", 0))
+    # Another program's.
+    busy = socket.create_server(("127.0.0.1", 0))
     # Where the preflight thinks that Ansible comes from.
     patch.setenv("SSH_CONNECTION", "198.51.100.7 50000 192.0.2.10 22")
     wrong = {host: faulty(WRONG, host) for host in WRONG}
@@ -110,6 +113,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
         **wrong,
         **right,
         "five": good(**FIVE),
+        "taken": good(redis_tls_port=busy.getsockname()[1], redis_bind=["127.0.0.1"]),
+        "elsewhere": good(redis_tls_port=busy.getsockname()[1], redis_bind=["192.0.2.10"]),
         "away": good(
             ansible_connection="ssh",
             ansible_host="127.0.0.1",
@@ -122,6 +127,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
     finally:
         patch.undo()
         closed.close()
+        busy.close()
 
 
 def test_five_problems_of_one_host_stand_in_one_message(several: subprocess.CompletedProcess[str]) -> None:
@@ -152,13 +158,24 @@ def test_a_host_that_does_not_answer_is_one_more_problem_and_its_inputs_are_chec
     assert "Connection refused" in several.stdout
 
 
+def test_a_port_of_another_program_is_refused_with_its_name(several: subprocess.CompletedProcess[str]) -> None:
+    report = several.stdout.rsplit("fatal:", 1)[1]
+    lines = [line for line in report.splitlines() if "ports of other programs: found" in line]
+    mine = [line for line in lines if f"process {os.getpid()}" in line]
+    assert len(mine) == 1, several.stdout
+    # Whoever listens on one address is no hindrance on another.
+    assert "taken" in mine[0].rsplit("[", 1)[1]
+    assert "elsewhere" not in mine[0].rsplit("[", 1)[1]
+    assert "expected ports that no other program listens on: stop that program for good" in mine[0]
+
+
 def test_a_secret_that_cannot_be_templated_is_not_shown(several: subprocess.CompletedProcess[str]) -> None:
     assert SECRET not in several.stdout + several.stderr
 
 
 def test_changes_nothing_on_any_host(several: subprocess.CompletedProcess[str]) -> None:
     changed = re.findall(r"^(\w+) .*changed=(\d+)", several.stdout, re.MULTILINE)
-    assert len(changed) == 8
+    assert len(changed) == 10
     assert {count for _, count in changed} == {"0"}
 
 

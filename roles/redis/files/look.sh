@@ -64,7 +64,11 @@ if [ -z "$offered" ]; then
   trap 'rm -rf "$lists"' EXIT
   chmod 755 "$lists"
   set -- -o "Dir::State::Lists=$lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
-  apt-get "$@" -qq update >/dev/null 2>&1
+  # Which sources failed and why, as what they have may be missing below. None of them may hold the preflight up for long.
+  failed=$(LC_ALL=C apt-get "$@" -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 -o Acquire::Retries=1 \
+    -qq update 2>&1 | sed -nE '/^E: Some index files/d; s/^[EW]: Failed to fetch ([^ ]+) +/\1: /p; t; s/^E: //p' \
+    | sort -u | head -n 5 | paste -sd ';' | sed 's/;/; /g')
+  [ -z "$failed" ] || echo "failed_sources=$failed"
   offered=$(version_of "$@")
 fi
 echo "installed=$installed"
