@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def issue(name: str, issuer: Pair | None = None, begin: dt.datetime = NOW - YEAR
     """Return a new certificate, by an authority or by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -54,6 +56,8 @@ def issue(name: str, issuer: Pair | None = None, begin: dt.datetime = NOW - YEAR
         .serial_number(x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(begin + years * YEAR)
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(issuer.key if issuer else key, hashes.SHA256())
     )
     return Pair(certificate, key)
