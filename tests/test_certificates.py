@@ -171,6 +171,23 @@ def test_a_host_is_recorded_by_its_certificate_or_by_a_note(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("ca", "key", "fits"),
+    [
+        (CA.crt, HOST.pem(), True),
+        (CA.crt, OTHER.pem(), False),
+        (OTHER.crt, HOST.pem(), False),
+        (CA.crt, "", False),
+        ("", HOST.pem(), False),
+    ],
+    ids=["whole", "another key", "another authority", "no key", "no authority"],
+)
+def test_what_was_issued_is_told_from_what_was_cut_off(tmp_path: Path, ca: str, key: str, fits: bool) -> None:
+    place = folder(tmp_path, ca_crt=ca, hosts__redis1_crt=HOST.crt, hosts__redis1_key=key)
+    assert filters.fits(str(place), "redis1") is fits
+    assert not filters.fits(str(place), "redis2")
+
+
+@pytest.mark.parametrize(
     ("ca", "cert", "key", "fault"),
     [
         (CA.crt, HOST.crt, HOST.pem(), ""),

@@ -126,6 +126,20 @@ def recorded(folder: str, host: str, own: bool) -> bool:
         return False
 
 
+def fits(folder: str, host: str) -> bool:
+    """Tell whether what was issued to a host is of this authority, and its key belongs to it.
+
+    It does not where a run was cut off between both, or the authority took another one's place.
+    """
+    place = Path(str(folder)).expanduser()
+    try:
+        issuer = certificates((place / "ca.crt").read_text())[0]
+        own = certificates((place / "hosts" / f"{host}.crt").read_text())[0]
+        return signed_by(own, issuer) and not key_fault((place / "hosts" / f"{host}.key").read_text(), "", own)
+    except (OSError, ValueError):
+        return False
+
+
 def trusted(text: str) -> str:
     """Return which authority a host trusts, from its ca.crt."""
     try:
@@ -215,6 +229,7 @@ class FilterModule:
         return {
             "certificates_authority": authority,
             "certificates_recorded": recorded,
+            "certificates_fits": fits,
             "certificates_trusted": trusted,
             "certificates_foreign": foreign,
             "certificates_fingerprint": fingerprint_of,
