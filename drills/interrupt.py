@@ -205,12 +205,13 @@ def chain(lab: Lab, places: list[Place], moment: str, began: float) -> Result:
         key = f"drill:interrupt:{len(result.met)}"
         written = lab.redis("SET", key, "1") == "OK"
         at.write_text("".join(f"{place.line}\n" for place in left))
+        met.unlink(missing_ok=True)
         started = time.monotonic()
         code, output = lab.play("playbooks/site.yml", INTERRUPT_AT=str(at), INTERRUPT_MET=str(met), **seconds)
         lab.cut()
         if code == 0:
             break
-        if code != KILLED:
+        if code != KILLED or not met.exists():
             where = result.met[-1].place if result.met else "no interruption yet"
             result.failures.append(f"the run after {where} ended with {code}: {problem(output)}")
             break
