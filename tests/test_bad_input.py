@@ -151,6 +151,7 @@ APP: list[tuple[str, Any, str]] = [
     ("app_environment", {"1A": "x"}, "expected variables by name"),
     ("app_environment", {"A": ""}, "expected variables by name"),
     ("app_environment", {"A": "{{ nowhere }}"}, "found nothing ('nowhere' is undefined)"),
+    ("app_reads", ["ca.crt"], "expected a list of absolute paths on the host"),
     ("app_keep_releases", 1, "found 1; expected a whole number from 2 up"),
     ("app_health_timeout", "soon", "found 'soon'; expected seconds"),
 ]

@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from test_bad_input import GONE, SECRET, Faults, each, faulty, names, names_of, run, variables
 
+from conftest import PROJECT
+
+# An authority's certificate without its key.
+PKI = PROJECT / "tests/inventory/pki"
 # Five at once on one host, each of another role or kind.
 FIVE: dict[str, Any] = {
     "redis_password": GONE,
@@ -42,6 +46,8 @@ WRONG: Faults = {
         "newline": ({"firewall_table": "quantdesk\n"}, ["firewall_table"]),
         "zone": ({"redis_bind": ["::1%x\nprotected-mode no"]}, ["redis_bind"]),
         "unnamed": ({"app_name": "quantdesk\n"}, ["app_name"]),
+        # A second controller: the host trusts an authority that this one does not have.
+        "another authority": ({"certificates_path": str(PKI)}, ["authority that the host trusts"]),
         "leaking": ({"redis_password": f"{SECRET}{{{{ nowhere }}}}"}, ["redis_password"]),
     },
     "second": {
@@ -63,6 +69,7 @@ WRONG: Faults = {
             {"firewall_allow": [{"name": "redis", "ports": [6380], "from": "10.0.0.1"}]},
             ["firewall_allow"],
         ),
+        "authority without key": ({"certificates_ca_dir": str(PKI)}, ["authority in certificates_ca_dir"]),
         "locked": ({"firewall_ssh_from": ["203.0.113.0/24", "2001:db8::/32"]}, ["firewall_ssh_from"]),
         # A wrong path, and what is derived from it.
         "blank": (
@@ -85,7 +92,7 @@ RIGHT: dict[str, dict[str, dict[str, Any]]] = {
     "client": {
         "client": {
             "certificates_source": "files",
-            "certificates_files": {"ca": __file__},
+            "certificates_files": {"ca": f"{PKI}/ca.crt"},
             "certificates_host": False,
         },
     },
@@ -149,6 +156,17 @@ def test_names_each_fault_and_nothing_else(several: subprocess.CompletedProcess[
 
 def test_refuses_a_rule_that_would_lock_ansible_out(several: subprocess.CompletedProcess[str]) -> None:
     assert "networks that include 198.51.100.7, from which Ansible is connected" in several.stdout
+
+
+def test_tells_which_authority_the_host_trusts_and_what_to_do(several: subprocess.CompletedProcess[str]) -> None:
+    told = "authority that the host trusts: found 'Authority of the tests, SHA-256 "
+    assert told in several.stdout
+    assert "; and in certificates_ca_dir none'; expected the authority of the host" in several.stdout
+    assert "Copy that folder from the controller that made the authority" in several.stdout
+    assert (
+        "authority in certificates_ca_dir: found 'ca.crt without ca.key'; expected ca.crt, and the ca.key"
+        in several.stdout
+    )
 
 
 def test_a_host_that_does_not_answer_is_one_more_problem_and_its_inputs_are_checked(
