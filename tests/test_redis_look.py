@@ -34,7 +34,9 @@ def units(tmp_path: Path) -> Path:
     return folder
 
 
-def look(units: Path, unit: str, states: str, data: Path) -> dict[str, str]:
+def look(
+    units: Path, unit: str, states: str, data: Path, conf: Path | str = "/nowhere/redis.conf"
+) -> dict[str, str]:
     """Return what look.sh prints of a host whose systemd says `states` of the unit and of the package's own."""
     systemctl = units.parent / "bin/systemctl"
     systemctl.write_text(f"#!/bin/sh\nprintf '{states}'\n")
@@ -42,7 +44,7 @@ def look(units: Path, unit: str, states: str, data: Path) -> dict[str, str]:
     script = f'mount --bind {units} /etc/systemd/system && exec sh -c "$0" look.sh "$@"'
     text = "".join((FILES / name).read_text() for name in ("servers.sh", "look.sh"))
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, text, unit, "/nowhere/redis.conf", data],
+        ["unshare", "--mount", "sh", "-c", script, text, unit, conf, data],
         env={**os.environ, "PATH": f"{units.parent}/bin:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -112,3 +114,32 @@ def test_the_package_s_own_unit_is_told_of_to_an_instance_with_a_name(
         (units / "redis-server.service").write_text(OURS)
     seen = look(units, unit, states("active", package_enabled=enabled), tmp_path / "none")
     assert seen["package_unit"] == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "stopped"),
+    [
+        ("dir {old}\ndbfilename legacy.rdb\n", ["old/legacy.rdb"], "old/legacy.rdb"),
+        ('dir "{old}"\n', ["old/dump.rdb"], "old/dump.rdb"),
+        ("dir {old}\nappendonly yes\n", ["old/appendonlydir"], "old/appendonlydir"),
+        ("dir {data}\ndbfilename legacy.rdb\n", ["data/legacy.rdb"], "data/legacy.rdb"),
+        # What a server with our configuration would load, or judge by itself; and nothing at all.
+        ("dir {data}\n", ["data/dump.rdb"], ""),
+        ("dir {old}\n", [], ""),
+    ],
+)
+def test_data_of_an_old_configuration_whose_server_does_not_run_are_found(
+    units: Path, tmp_path: Path, lines: str, files: list[str], stopped: str
+) -> None:
+    for folder in ("old", "data"):
+        (tmp_path / folder).mkdir()
+    for file in files:
+        (tmp_path / file).touch()
+    conf = tmp_path / "redis.conf"
+    conf.write_text(lines.format(old=tmp_path / "old", data=tmp_path / "data"))
+    seen = look(units, "redis-server.service", states("inactive"), tmp_path / "data", conf)
+    assert seen["stopped"] == (stopped and str(tmp_path / stopped))
+    assert seen["changed"] == str(conf)
+    (units / "redis-server.service").write_text(OURS)
+    seen = look(units, "redis-server.service", states("inactive"), tmp_path / "data", conf)
+    assert (seen["stopped"], seen["changed"]) == ("", "")

@@ -22,9 +22,12 @@ done <<END
 $(systemctl show --property ActiveState,UnitFileState "$unit" redis-server.service 2>/dev/null)
 END
 # The package's own server as it came, without keys and without clients: nobody misses it.
+shipped() {
+  sum=$(dpkg-query --show --showformat='${Conffiles}' redis-server 2>/dev/null | awk '$1 == "/etc/redis/redis.conf" {print $2}')
+  [ "$sum" ] && echo "$sum  /etc/redis/redis.conf" | md5sum --status --check 2>/dev/null
+}
 idle() { # PID
-  shipped=$(dpkg-query --show --showformat='${Conffiles}' redis-server | awk '$1 == "/etc/redis/redis.conf" {print $2}')
-  echo "$shipped  /etc/redis/redis.conf" | md5sum --status --check 2>/dev/null || return
+  shipped || return
   timeout 2 redis-cli INFO 2>/dev/null | tr -d '\r' | awk -F : -v pid="$1" '
     {said[$1] = $2}
     /^db[0-9]/ {keys = 1}
@@ -34,7 +37,7 @@ idle() { # PID
 }
 # Servers that no unit of this role has started, as PID:UNIT, and the paths of data of an instance that has no unit of
 # this role.
-foreign=
+foreign= stopped= changed=
 while read -r pid of; do
   [ "$pid" ] && ! is_own "$of" || continue
   if [ "$of" = redis-server.service ] && idle "$pid"; then active=idle; else foreign="$foreign $pid:$of"; fi
@@ -45,8 +48,23 @@ if ! is_own "$unit"; then
   # The snapshot of a server that was never used has nothing in it either.
   [ ! -e "$data/dump.rdb" ] || [ "$active $data" = "idle /var/lib/redis" ] || foreign="$foreign $data/dump.rdb"
   [ ! -d "$data/appendonlydir" ] || foreign="$foreign $data/appendonlydir"
+  # What the instance's configuration, which somebody else wrote, says of data: a server with ours would not look there.
+  if [ -e "$conf" ] && ! { [ "$conf" = /etc/redis/redis.conf ] && shipped; }; then
+    changed=$conf
+    said() { awk -v name="$1" 'tolower($1) == name {gsub(/"/, "", $2); value = $2} END {print value}' "$conf"; }
+    place=$(said dir)
+    for name in "$(said dbfilename)" "$(said appenddirname)" dump.rdb appendonlydir; do
+      file=${place:-$data}/$name
+      case $name in '' | */*) continue ;; esac
+      case $file in "$data/dump.rdb" | "$data/appendonlydir") continue ;; esac
+      [ ! -e "$file" ] || [ "$stopped" ] || stopped=$file
+    done
+  fi
+  [ -z "$stopped" ] || foreign="$foreign $stopped"
 fi
 echo "foreign=${foreign# }"
+echo "stopped=$stopped"
+echo "changed=$changed"
 # Of the package's own unit, where the instance has another one: whether it starts with the host, and whether it runs.
 if [ "$unit" = redis-server.service ] || is_own redis-server.service || [ -z "$enabled" ]; then echo package_unit=
 else echo "package_unit=$enabled $active"; fi
