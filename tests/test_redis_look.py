@@ -34,9 +34,7 @@ def units(tmp_path: Path) -> Path:
     return folder
 
 
-def look(
-    units: Path, unit: str, states: str, data: Path, conf: Path | str = "/nowhere/redis.conf"
-) -> dict[str, str]:
+def look(units: Path, unit: str, states: str, data: Path, conf: Path | str = "/nowhere/redis.conf") -> dict[str, str]:
     """Return what look.sh prints of a host whose systemd says `states` of the unit and of the package's own."""
     systemctl = units.parent / "bin/systemctl"
     systemctl.write_text(f"#!/bin/sh\nprintf '{states}'\n")

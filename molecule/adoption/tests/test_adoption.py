@@ -55,7 +55,7 @@ def refused() -> str:
         "old server's login: found",
         "redis_adopt_username and redis_adopt_password that log in there",
         "that they fit into redis_maxmemory, 2 MiB",
-        "redis_adopt_from: found '7019, where nothing listens'",
+        "redis_adopt and redis_adopt_from: found 'keep of 7019, where no such server runs'",
         # Of redis1: it is named nowhere there without redis_leave.
         "a Redis that this bundle did not set up: found 'redis 7.0.15 on 127.0.0.1:7005",
     ],

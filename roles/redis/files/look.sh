@@ -62,6 +62,7 @@ if ! is_own "$unit"; then
   fi
   [ -z "$stopped" ] || foreign="$foreign $stopped"
 fi
+is_own "$unit" && echo own=yes || echo own=no
 echo "foreign=${foreign# }"
 echo "stopped=$stopped"
 echo "changed=$changed"

@@ -649,7 +649,10 @@ def old_of(plan: Plan) -> Old:
     old = plan.old
     if old.get("unit", "").endswith(".service"):
         return Unit(old["unit"], [])
-    command = [old["program"].removesuffix(" (deleted)")]
+    program = Path(old["program"].removesuffix(" (deleted)"))
+    # Debian's server is a link to redis-check-rdb, which does something else under its own name.
+    named = program.with_name("redis-server")
+    command = [str(named if program.name == "redis-check-rdb" and named.exists() else program)]
     if old["config_file"]:
         command.append(old["config_file"])
     else:
