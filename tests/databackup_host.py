@@ -38,6 +38,18 @@ from databackup.restic import Restic
 REDIS_PASSWORD = "correct-horse-of-redis"
 REPOSITORY_PASSWORD = "correct-horse-of-the-repository"
 PLAINTEXT = b"known-plaintext"
+# Dumps that Debian 13's Redis 8.0.2 and Valkey 8.1.1 wrote: a text, a list, and a hash, whose fields expire in Redis 8.
+REDIS_8 = bytes.fromhex(
+    "524544495330303132fa0972656469732d76657205382e302e32fa0a72656469732d62697473c040fa056374696d65c26a4c"
+    "0b6bfa08757365642d6d656dc2e8600c00fa08616f662d62617365c000fe00fb0300000161c0011901680c69996cb9010000"
+    "1d1d00000006008166020101f40c69996cb90100000981670202010001ff12016c01020d0d0000000200816102816202ffff"
+    "32ac60dc62983fe7"
+)
+VALKEY_8 = bytes.fromhex(
+    "524544495330303131fa0a76616c6b65792d76657205382e312e31fa0a72656469732d62697473c040fa056374696d65c26d"
+    "4c0b6bfa08757365642d6d656dc238040f00fa08616f662d62617365c000fe00fb0300000161c00112016c01020d0d000000"
+    "0200816102816202ff1001681111000000040081660201018167020201ffff5873ee1250059e00"
+)
 
 # Children are not waited for: who has stopped one may be another process than who has started it.
 _started: list[subprocess.Popen[bytes]] = []
