@@ -435,13 +435,12 @@ def filters(marker: str) -> Json:
     ruleset = output("nft", "--json", "list", "ruleset") if shutil.which("nft") else ""
     enabled = "ENABLED=yes" in text_of("/etc/ufw/ufw.conf")
     running = shutil.which("firewall-cmd") and output("systemctl", "is-active", "firewalld")
+    questions = ("--list-all-zones", "--get-default-zone") if running else ()
     return {
         **packet_filter(json.loads(ruleset or "{}")),
         "made": made_tables(marker),
         "ufw": ufw(output("ufw", "status", "verbose") if enabled else ""),
-        "firewalld": firewalld(
-            *(output("firewall-cmd", word).strip("\n") for word in ("--list-all-zones", "--get-default-zone") if running)
-        ),
+        "firewalld": firewalld(*(output("firewall-cmd", question).strip("\n") for question in questions)),
     }
 
 
