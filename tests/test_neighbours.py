@@ -70,6 +70,7 @@ RULES = [
     (chain("tcp dport vmap { 22 : accept, 6380 : accept }"), DOUBTFUL),
     (chain("tcp dport @ports accept", before="set ports {\ntype inet_service\n}"), DOUBTFUL),
     (chain("tcp dport != 6380 accept"), DOUBTFUL),
+    (chain("tcp dport vmap { 22 : drop }", policy="accept"), OPEN),
     # Other chains of it, and the same for chains that are not called.
     (chain("jump more", before="chain more {\ntcp dport 6380 accept\n}"), OPEN),
     (chain("jump more", before="chain more {\ntcp dport 22 accept\n}"), SHUT),

@@ -262,10 +262,21 @@ class Rule:
                 self.verdict = name
             elif name in ("jump", "goto"):
                 self.verdict, self.target = name, value["target"]
+            elif name == "xt" and isinstance(value, dict):
+                # Of what iptables made, nft shows the names alone.
+                self._extension(str(value.get("name")))
             elif name not in ("counter", "log", "comment", "limit"):
                 self.unknown = True
             elif name == "limit":
                 self.plain = False
+
+    def _extension(self, name: str) -> None:
+        if name in ("icmp", "icmp6"):
+            self.applies = False
+        elif name == "REJECT":
+            self.verdict = "reject"
+        elif name not in ("comment", "LOG"):
+            self.unknown = True
 
     def _match(self, match: Json) -> None:
         left, right, equal = match["left"], match["right"], match["op"] in ("==", "in")
@@ -358,7 +369,8 @@ def packet_filter(ruleset: Json) -> Json:
         chain = Chain()
         ends = walk(rules_of.get(where, {}), base["name"], chain)
         closed = not chain.all and (ends or base.get("policy") == "drop")
-        if closed or chain.refuses or chain.unknown:
+        # Where all else is let in, a rule that is not understood drops something in particular.
+        if closed or chain.refuses:
             chains.append(
                 {
                     "table": where,

@@ -200,8 +200,8 @@ def advice(params: dict[str, Any]) -> str:
     if refused and UNKNOWN_FORMAT.search(refused):
         return (
             f"Redis refuses its data: {refused}. They are not damaged and were not changed: a newer Redis, or Valkey, "
-            "wrote them, and playbooks/repair.yml says which version reads them. Have that version serve them, or take the "
-            "data of before with playbooks/restore.yml, which keeps these files aside."
+            "wrote them, and playbooks/repair.yml says which version reads them. Have that version serve them, or take "
+            "the data of before with playbooks/restore.yml, which keeps these files aside."
         )
     if refused:
         # One file that was cut, and not the last: that Redis has shortened it before it refused it.
