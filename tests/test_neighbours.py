@@ -171,6 +171,27 @@ def test_the_command_that_opens_a_port_is_named(manager: str) -> None:
     assert f"{manager} is active" in judge.doubtful_ports({"filters": found}, "quantdesk", ALLOW)
 
 
+def test_services_that_a_first_run_shuts_are_named() -> None:
+    sockets = "".join(
+        f'LISTEN 0 9 {address} *:* users:(("{program}",pid=999999999,fd=6))\n'
+        for address, program in (
+            ("0.0.0.0:22", "sshd"),
+            ("0.0.0.0:6380", "redis-server"),
+            ("*:8080", "nginx"),
+            ("[::]:8080", "nginx"),
+            ("10.0.0.9%eth0:9100", "node_exporter"),
+            ("127.0.0.1:25", "exim4"),
+            ("[::1]:25", "exim4"),
+            ("127.0.0.53%lo:53", "systemd-resolve"),
+        )
+    )
+    survey = {"listeners": look.listeners(sockets), "filters": {"made": []}}
+    assert judge.cut_off(survey, "quantdesk", ALLOW, [22]) == "8080 of nginx, 9100 of node_exporter"
+    # Later runs shut nothing that was not shut already.
+    assert judge.cut_off({**survey, "filters": {"made": ["quantdesk"]}}, "quantdesk", ALLOW, [22]) == ""
+    assert judge.cut_off({}, "quantdesk", ALLOW, [22]) == ""
+
+
 # --- Users, files, ports ---
 
 
@@ -427,6 +448,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     assert done.returncode != 0
     assert set(re.findall(r"changed=(\d+)", done.stdout)) == {"0"}
     assert SECRET[:15] not in done.stdout
+    assert "other hosts no longer reach 3002 of nginx, 443 of nginx, 5432 of nginx. Add what they need" in done.stdout
     return done.stdout.rsplit("fatal:", 1)[1]
 
 

@@ -168,6 +168,19 @@ def doubtful_ports(survey: Survey, table: str, allow: Iterable[Mapping[str, Any]
     return "; ".join(_dropped(survey, table, allow, certain=False))
 
 
+def cut_off(survey: Survey, table: str, allow: Iterable[Mapping[str, Any]], ssh: Iterable[Any]) -> str:
+    """Return who listens for others today and can no longer be reached once our table is there; nothing where it is."""
+    if table in survey.get("filters", {"made": [table]})["made"]:
+        return ""
+    known = {*_ports(allow), *map(int, ssh)}
+    found = {
+        f"{item['port']} of {item['program'] or 'an unknown program'}"
+        for item in survey.get("listeners", [])
+        if item["port"] not in known and not re.match(r"127\.|::1$|\[::1\]$|::ffff:127\.", item["address"])
+    }
+    return ", ".join(sorted(found))
+
+
 def foreign_table(survey: Survey, table: str) -> str:
     """Return a table of our name that this bundle did not make."""
     filters = survey.get("filters", {})
@@ -184,6 +197,7 @@ class FilterModule:
         """Return them by name."""
         return {
             "cluster_of": cluster_of,
+            "cut_off": cut_off,
             "doubtful_ports": doubtful_ports,
             "foreign_app": foreign_app,
             "foreign_cluster": foreign_cluster,
