@@ -387,6 +387,16 @@ def packet_filter(ruleset: Json) -> Json:
     return {"tables": tables, "chains": chains}
 
 
+# What firewalld's services and ufw's applications open; of others it is not known here.
+SERVICES: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("ssh", "OpenSSH", "SSH"), (22,)),
+    **dict.fromkeys(("http", "WWW", "Nginx HTTP", "Apache"), (80,)),
+    **dict.fromkeys(("https", "WWW Secure", "Nginx HTTPS", "Apache Secure"), (443,)),
+    **dict.fromkeys(("WWW Full", "Nginx Full", "Apache Full"), (80, 443)),
+    **{"postgresql": (5432,), "redis": (6379,), "dhcpv6-client": (), "mdns": (), "cockpit": (9090,)},
+}
+
+
 def ufw(status: str) -> Json:
     """Return what `ufw status verbose` says: the TCP ports that it lets in, and names that it has for some."""
     if not re.search(r"^Status: active", status, re.MULTILINE):
@@ -396,15 +406,18 @@ def ufw(status: str) -> Json:
         match = re.match(r"(.+?)\s+(?:ALLOW|LIMIT)(?: IN)?\s+\S", line)
         if match is None or match[1].endswith("ALLOW") or "ALLOW FWD" in line or "ALLOW OUT" in line:
             continue
-        # It may begin with an address of this host and end with an interface.
-        to = re.sub(r" \(v6\)| on \S+$", "", match[1]).split()[-1]
+        whole = re.sub(r" \(v6\)| on \S+$", "", match[1])
+        # It may begin with an address of this host.
+        to = whole.split()[-1]
         ports = re.fullmatch(r"([0-9,:]+)(?:/tcp)?", to)
         if to == "Anywhere":
             found["open"] = True
+        elif whole in SERVICES:
+            found["accepts"] += [[port, port] for port in SERVICES[whole]]
         elif ports:
             found["accepts"] += [_range(part, ":") for part in ports[1].split(",")]
         elif not to.endswith("/udp"):
-            found["unknown"].append(to)
+            found["unknown"].append(whole)
     return found
 
 
@@ -430,9 +443,9 @@ def firewalld(zones: str = "", default: str = "") -> Json:
                 found["accepts"].append(_range(port[1], "-"))
             elif "rule" in line and "accept" in line:
                 found["unknown"].append(" ".join(line.split()))
-        found["unknown"] += [
-            name for name in values.get("services", "").split() if name not in ("ssh", "dhcpv6-client")
-        ]
+        for name in values.get("services", "").split():
+            found["accepts"] += [[port, port] for port in SERVICES.get(name, ())]
+            found["unknown"] += [name] if name not in SERVICES else []
     return found
 
 
