@@ -377,6 +377,22 @@ def test_a_missing_manifest_is_no_empty_server(host: Broken) -> None:
     assert host.repair()["way"] == "restore"
 
 
+def test_the_file_of_an_older_server_is_not_missing(host: Broken) -> None:
+    host.service.stop()
+    shutil.rmtree(host.data / "appendonlydir")
+    old = host.data / "appendonly.aof"
+    old.write_bytes(b"*3\r\n$3\r\nSET\r\n$3\r\nold\r\n$1\r\n1\r\n")
+    found = host.state()
+    assert (found.state, found.starts) == ("sound", True)
+    assert "as Redis before 7 writes it" in found.text
+    assert "there is nothing to repair" in host.repair("--confirm")["msg"]
+    old.write_bytes(old.read_bytes()[:-5])
+    assert host.state().state == "damaged"
+    old.write_bytes(old.read_bytes() + b"\r\n1\r\n")
+    host.service.start(60)
+    assert host.call("GET", "old") == "1"
+
+
 def test_a_damaged_file_of_a_server_that_serves_is_written_anew(host: Broken) -> None:
     count = host.count()
     host.log.write_bytes(in_the_middle(host.log.read_bytes()))

@@ -399,6 +399,10 @@ class Repair:
         """Look at the append-only file: a manifest, a base, and what was written since."""
         path = self.folder / f"{self.name}.manifest"
         text = self._manifest_text()
+        old = self.target.data / self.name
+        if not path.exists() and old.is_file():
+            self._look_at_old_log(found, old)
+            return
         if not text.strip():
             self._missing(found, f"{path} is {'empty' if path.exists() else 'not there'}")
             return
@@ -424,6 +428,23 @@ class Repair:
         if rdb.foreign(there[0]) and self._newer(found, there[0]):
             return
         self._judge(found, there, done.stdout)
+
+    def _look_at_old_log(self, found: Diagnosis, path: Path) -> None:
+        """Look at the one file of a Redis before 7: with no manifest there, Redis takes it over at its start."""
+        found.bytes = path.stat().st_size
+        done = self._tool("redis-check-aof", str(path))
+        if done.returncode == 0:
+            found.state, found.starts = SOUND, True
+            found.text = (
+                f"{path} is sound, {found.bytes} bytes in one file, as Redis before 7 writes it; Redis takes it over"
+            )
+            return
+        if self._newer(found, path):
+            return
+        last = " / ".join(done.stdout.strip().splitlines()[-2:])
+        found.state, found.starts, found.fixable = DAMAGED, False, False
+        found.file, found.size, found.said = path.name, found.bytes, last
+        found.text = f"{path}, as Redis before 7 writes it, is not whole: {last}."
 
     def _judge(self, found: Diagnosis, there: list[Path], told: str) -> None:
         """Make out of what redis-check-aof said what Redis would do."""
