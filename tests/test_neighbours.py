@@ -460,8 +460,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     assert done.returncode != 0
     assert set(re.findall(r"changed=(\d+)", done.stdout)) == {"0"}
     assert SECRET[:15] not in done.stdout
-    said = " ".join(done.stdout.split())
-    assert "other hosts no longer reach 3002 of nginx, 443 of nginx, 5432 of nginx. Add what they need" in said
+    said = " ".join(done.stderr.split())
+    assert (
+        "services, on the host: found '3002 of nginx, 443 of nginx, 5432 of nginx'; expected in firewall_allow" in said
+    )
     return done.stdout.rsplit("fatal:", 1)[1]
 
 
