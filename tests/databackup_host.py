@@ -38,7 +38,13 @@ from databackup.restic import Restic
 REDIS_PASSWORD = "correct-horse-of-redis"
 REPOSITORY_PASSWORD = "correct-horse-of-the-repository"
 PLAINTEXT = b"known-plaintext"
-# Dumps that Debian 13's Redis 8.0.2 and Valkey 8.1.1 wrote: a text, a list, and a hash, whose fields expire in Redis 8.
+# Small dumps as other servers wrote them: Redis 7.2.6, and Debian 13's Redis 8.0.2 and Valkey 8.1.1.
+REDIS_7_2 = bytes.fromhex(
+    "524544495330303131fa0972656469732d76657205372e322e36fa0a72656469732d62697473c040fa056374696d65c27458"
+    "0b6bfa08757365642d6d656dc278a31000fa08616f662d62617365c000fe00fb040012016c01020d0d000000020081610281"
+    "6202ff1001681111000000040081660201018167020201ff1401730d0d0000000200816102816202ff000161c001ff44f474"
+    "fbe9b3c2b3"
+)
 REDIS_8 = bytes.fromhex(
     "524544495330303132fa0972656469732d76657205382e302e32fa0a72656469732d62697473c040fa056374696d65c26a4c"
     "0b6bfa08757365642d6d656dc2e8600c00fa08616f662d62617365c000fe00fb0300000161c0011901680c69996cb9010000"

@@ -19,7 +19,7 @@ import pytest
 from databackup import __main__ as program
 from databackup import kinds, redis_repair
 from databackup.errors import Failed
-from databackup_host import REDIS_8, REDIS_PASSWORD, VALKEY_8, Host, Process, make_repository, wait_for
+from databackup_host import REDIS_7_2, REDIS_8, REDIS_PASSWORD, VALKEY_8, Host, Process, make_repository, wait_for
 
 from conftest import PROJECT
 
@@ -271,6 +271,7 @@ def unchecked(data: bytes) -> bytes:
 VALKEY_9 = unchecked(b"VALKEY080" + VALKEY_8[9:].replace(b"8.1.1", b"9.0.1"))
 UNKNOWN = unchecked(b"REDIS0099" + REDIS_8[9:].replace(b"redis-ver", b"other-ver"))
 NEWER = [
+    (REDIS_7_2, r"was written by Redis 7.2.6 \(RDB format 11\), .* Redis 7.2 or newer reads it"),
     (REDIS_8, r"was written by Redis 8.0.2 \(RDB format 12\), which Redis 7\S+ here does not read. Redis 7.4 or newer"),
     (VALKEY_8, r"was written by Valkey 8.1.1 \(RDB format 11\), .* Redis 7.2 or newer reads it"),
     (VALKEY_9, r"was written by Valkey 9.0.1 \(RDB format 80\), .* No Redis reads it; Valkey 9.0.1 or newer does"),
