@@ -117,6 +117,12 @@ MUTATIONS = [
     ),
     live(3, "a plaintext port", "port 6399", "port 0", along={4}),
     live(4, "one more address", f'bind "127.0.0.1 {ADDRESS} 127.0.0.2"', f'bind "127.0.0.1 {ADDRESS}"'),
+    Mutation(
+        4,
+        "a server that is no declared instance",
+        "systemd-run --quiet --unit audit-4 redis-server --port 6399 --bind 127.0.0.1 --save ''",
+        "systemctl stop audit-4",
+    ),
     live(5, "plaintext on 6379", "port 6379", "port 0", along={3, 4}),
     live(
         6,

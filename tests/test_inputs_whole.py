@@ -46,13 +46,33 @@ MORE += [
     ),
     (
         "acl_users",
-        [[], [{"name": "a", "password": "x", "rules": "+get"}]],
+        [
+            [],
+            [{"name": "a", "password": "x", "rules": "+get"}],
+            [{"name": "a", "password_hashes": ["0" * 64], "rules": "+get", "enabled": False}],
+            [{"name": "a", "password": "x", "password_hashes": ["0" * 64], "rules": "+get"}],
+        ],
         ["a", [{}], [{"name": "a", "rules": "+get"}]],
     ),
     (
         "acl_users",
         [],
         [[{"name": "a b", "password": "x", "rules": "+get"}], [{"name": "a", "password": "x", "rules": "on"}]],
+    ),
+    (
+        "acl_users",
+        [],
+        [
+            [{"name": "a", "password_hashes": [], "rules": "+get"}],
+            [{"name": "a", "password_hashes": "0" * 64, "rules": "+get"}],
+            [{"name": "a", "password": "x", "rules": "+get", "enabled": "no"}],
+            [{"name": "a", "password": "x", "rules": "+get", "more": 1}],
+        ],
+    ),
+    (
+        "all_password_hashes",
+        [[], [["0" * 64]], [["0" * 64, "f" * 64], ["a" * 64]]],
+        [[[]], ["0" * 64], [["0" * 63]], [["A" * 64]], [["#" + "0" * 64]], [["0" * 64 + "\n"]], {"a": ["0" * 64]}],
     ),
     ("all_acl_pattern", [[], ["qd:*", "a?[bc]"]], ["qd:*", ["a b"], ["a'"], ['a"'], ["a\\"], ["(a)"], [""], [1]]),
     (

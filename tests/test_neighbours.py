@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import jinja2
 import pytest
 from test_bad_input import SECRET, run, variables
 
-from conftest import PROJECT, load
+from conftest import PROJECT, ansible, load
 
 look = load("plugins/module_utils/host_neighbours.py", "ansible.module_utils.host_neighbours")
 judge = load("plugins/filter/neighbours.py", "neighbours_filters")
@@ -184,20 +183,20 @@ def test_the_command_that_opens_a_port_is_named(manager: str) -> None:
 
 
 def test_services_that_a_first_run_shuts_are_named() -> None:
-    sockets = "".join(
-        f'LISTEN 0 9 {address} *:* users:(("{program}",pid=999999999,fd=6))\n'
-        for address, program in (
-            ("0.0.0.0:22", "sshd"),
-            ("0.0.0.0:6380", "redis-server"),
-            ("*:8080", "nginx"),
-            ("[::]:8080", "nginx"),
-            ("10.0.0.9%eth0:9100", "node_exporter"),
-            ("127.0.0.1:25", "exim4"),
-            ("[::1]:25", "exim4"),
-            ("127.0.0.53%lo:53", "systemd-resolve"),
+    listeners = [
+        {"port": port, "address": address, "program": program}
+        for address, port, program in (
+            ("0.0.0.0", 22, "sshd"),
+            ("0.0.0.0", 6380, "redis-server"),
+            ("0.0.0.0", 8080, "nginx"),
+            ("::", 8080, "nginx"),
+            ("10.0.0.9", 9100, "node_exporter"),
+            ("127.0.0.1", 25, "exim4"),
+            ("::1", 25, "exim4"),
+            ("127.0.0.53", 53, "systemd-resolve"),
         )
-    )
-    survey = {"listeners": look.listeners(sockets), "filters": {"made": []}}
+    ]
+    survey = {"listeners": listeners, "filters": {"made": []}}
     assert judge.cut_off(survey, "quantdesk", ALLOW, [22]) == "8080 of nginx, 9100 of node_exporter"
     # Later runs shut nothing that was not shut already.
     assert judge.cut_off({**survey, "filters": {"made": ["quantdesk"]}}, "quantdesk", ALLOW, [22]) == ""
@@ -239,34 +238,6 @@ def test_a_file_is_known_by_its_marker(tmp_path: Path) -> None:
     (tmp_path / "c.service").symlink_to("b.service")
     (tmp_path / "d.service").mkdir()
     assert look.unmarked(MARKER, f"{tmp_path}/*.service") == [f"{tmp_path}/b.service"]
-
-
-def test_who_has_a_port() -> None:
-    sockets = (
-        'LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=999999999,fd=6),("nginx",pid=9,fd=6))\n'
-        'LISTEN 0 511 [::]:443 [::]:* users:(("haproxy",pid=999999999,fd=6))\n'
-        "LISTEN 0 511 *:3002 *:*\n"
-    )
-    survey = {"listeners": look.listeners(sockets)}
-    assert judge.port_holders(survey, [80, "443", 0], "haproxy ") == "80 by nginx"
-    assert judge.port_holders(survey, [3002], "systemd ") == "3002 by an unknown program"
-    assert judge.port_holders(survey, [8080, "http"], "x") == ""
-    survey["listeners"][0]["unit"] = "nginx.service"
-    assert judge.port_holders(survey, [80], "haproxy ") == "80 by nginx (nginx.service)"
-    assert judge.port_holders(survey, [80], ".* nginx[.]service") == ""
-
-
-def test_where_ansible_comes_from_is_read_from_the_processes_above() -> None:
-    # As sudo does it: the variable is gone below.
-    code = f"import sys; sys.path.insert(0, {str(PROJECT / 'plugins/module_utils')!r}); import host_neighbours as n; "
-    program = [sys.executable, "-c", f"{code}print(*n.connection())"]
-    done = subprocess.run(
-        ["env", "SSH_CONNECTION=192.0.2.1 5 192.0.2.2 22", "sh", "-c", 'env -i "$@"; true', "sh", *program],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "192.0.2.1 5 192.0.2.2 22\n"
 
 
 # --- HAProxy ---
@@ -404,12 +375,13 @@ def test_lines_of_others_stay_in_pg_hba_conf(tmp_path: Path, monkeypatch: pytest
 # --- In the preflight ---
 
 UNTIDY = {
-    "connection": [],
+    "ssh_connection": "",
     "users": {name: {"uid": 1001, "home": "/home/x", "shell": "/bin/bash"} for name in ("quantdesk", "backup-vault")},
     "folders": {"/opt/quantdesk": ["app.py"]},
     "unmarked": ["/etc/systemd/system/quantdesk.service"],
     "listeners": [
-        {"port": port, "address": "*", "program": "nginx", "unit": "nginx.service"} for port in (443, 3002, 5432)
+        {"port": port, "address": "0.0.0.0", "pid": 9, "program": "nginx", "unit": "nginx.service"}
+        for port in (443, 3002)
     ],
     "haproxy": {"file": "/etc/haproxy/haproxy.cfg", "origin": "foreign", "sections": ["frontend {{ shop }}"]},
     "postgresql": [
@@ -446,7 +418,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("untidy")
     library = folder / "library"
     library.mkdir()
-    answer = json.dumps({"changed": False, "ansible_facts": {"host_survey": UNTIDY}})
+    answer = json.dumps({"changed": False, "listeners": UNTIDY["listeners"], "ansible_facts": {"host_survey": UNTIDY}})
     (library / "host_survey.py").write_text(FAKE.format(answer))
     patch = pytest.MonkeyPatch()
     patch.setenv("ANSIBLE_LIBRARY", f"{library}:{PROJECT}/plugins/modules")
@@ -461,9 +433,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     assert set(re.findall(r"changed=(\d+)", done.stdout)) == {"0"}
     assert SECRET[:15] not in done.stdout
     said = " ".join(done.stderr.split())
-    assert (
-        "services, on the host: found '3002 of nginx, 443 of nginx, 5432 of nginx'; expected in firewall_allow" in said
-    )
+    assert "services, on the host: found '3002 of nginx, 443 of nginx'; expected in firewall_allow" in said
     return done.stdout.rsplit("fatal:", 1)[1]
 
 
@@ -479,13 +449,10 @@ SAID = [
         "files of the application, on the host: found '/etc/systemd/system/quantdesk.service, /opt/quantdesk/app.py'",
         BOTH,
     ),
-    ("app_ports, on the host: found '3002 by nginx (nginx.service)'", BOTH),
     ("backup_vault_user, on the host: found 'a user backup-vault with uid 1001", BOTH),
     ("haproxy.cfg, on the host: found '/etc/haproxy/haproxy.cfg of somebody else, with frontend {{ shop }}'", ONE),
-    ("ports of the balancer, on the host: found '443 by nginx (nginx.service)'", BOTH),
     ("main with databases shop and users shop, boss and a pg_hba.conf that was edited'; expected no cluster main", ONE),
     ("database_port, on the host: found 'cluster ", BOTH),
-    ("database_port, in use on the host: found '5432 by nginx (nginx.service)'", BOTH),
     ("database_listen, of the cluster on the host: found '10.0.0.9'; expected all addresses", TWO),
     ("database_max_connections, of the cluster on the host: found '100 instead of 200'", TWO),
     ("postgresql.conf, on the host: found 'no include_dir'", BOTH),
@@ -497,3 +464,32 @@ def test_an_untidy_host_is_refused_by_name(report: str, words: str, hosts: str) 
     lines = [line for line in report.splitlines() if words in line]
     assert len(lines) == 1, report
     assert lines[0].endswith(hosts)
+
+
+def test_the_port_that_ansible_came_by_stays_open_in_the_plays_after_the_preflight(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    found = {"ssh_connection": "192.0.2.1 50000 192.0.2.2 2222"}
+    answer = json.dumps({"changed": False, "listeners": [], **found, "ansible_facts": {"host_survey": found}})
+    (library / "host_survey.py").write_text(FAKE.format(answer))
+    role: dict[str, Any] = {"name": "firewall", "tasks_from": "preflight"}
+    again = {"import_role": role, "when": "not preflight_passed | default(false)"}
+    plays = [
+        {"hosts": "localhost", "gather_facts": False, "tasks": [{"import_role": role}]},
+        # As roles have it in their own plays.
+        {
+            "hosts": "localhost",
+            "gather_facts": False,
+            "vars": {"preflight_passed": True},
+            "tasks": [again, {"debug": {"msg": "open: {{ __firewall_ssh_ports | join(' ') }}"}}],
+        },
+    ]
+    (tmp_path / "play.yml").write_text(json.dumps(plays))
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ANSIBLE_LIBRARY", f"{library}:{PROJECT}/plugins/modules")
+    try:
+        code, said = ansible("ansible-playbook", "-e", "ansible_become=false", tmp_path / "play.yml")
+    finally:
+        patch.undo()
+    assert code == 0, said
+    assert "open: 22 2222" in said

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
-from conftest import ansible, load
+from conftest import PROJECT, ansible, ansible_plays, load
 
 redis = load("plugins/filter/redis.py", "redis_filters")
 
@@ -22,6 +23,43 @@ def test_a_previous_password_goes_to_its_user_alone() -> None:
     assert "previous_password" not in users[1]
 
 
+def test_a_previous_hash_goes_to_its_user_beside_those_it_has() -> None:
+    users = [{"name": "a", "password": "x"}, {"name": "b", "password_hashes": ["1"]}]
+    assert redis.with_previous(users, {}, {"b": ["2"], "c": ["3"]}) == [
+        {"name": "a", "password": "x"},
+        {"name": "b", "password_hashes": ["1", "2"]},
+    ]
+    assert users[1] == {"name": "b", "password_hashes": ["1"]}
+
+
+def test_a_user_with_a_hash_alone_shares_no_password() -> None:
+    users = [{"name": "a", "password": "x"}, {"name": "b", "password_hashes": ["x"]}]
+    assert redis.sharing_passwords(users) == []
+
+
+def test_an_instance_has_its_own_ports_or_the_given_ones() -> None:
+    instances = [{}, {"port": 6379}, {"tls_port": "6381"}, {"port": "0", "tls_port": 0}]
+    assert redis.ports(instances, 0, 6380) == [6380, 6379, 6380, "6381"]
+    assert redis.ports([{}], "6379", "0") == ["6379"]
+
+
+def test_what_is_no_input_of_an_instance_is_named() -> None:
+    instances = [{"name": "cache", "maxmem": 1, "upgrade": True, "settings": {}}, {"tls_port": 1, "redis_port": 1}]
+    assert redis.unknown_inputs(instances) == [
+        "maxmem (in cache)",
+        "upgrade (in cache; redis_upgrade is for the whole host)",
+        "redis_port (in the instance without a name)",
+    ]
+
+
+def test_the_playbooks_pass_every_input_of_an_instance() -> None:
+    tasks = yaml.safe_load((PROJECT / "playbooks/tasks/redis_instance.yml").read_text())
+    names = {f"redis_{name}" for name in redis.instance_inputs()}
+    assert tasks[0]["vars"] == {name: f"{{{{ lookup('redis_instance', '{name}') }}}}" for name in names}
+    spec = yaml.safe_load(redis.SPEC.read_text())["argument_specs"]["main"]["options"]
+    assert set(spec) > redis.HOST_WIDE
+
+
 def test_users_who_share_a_password_are_named() -> None:
     users = [{"name": name, "password": word} for name, word in (("a", "x"), ("b", "y"), ("c", "x"))]
     assert redis.sharing_passwords(users) == ["a", "c"]
@@ -31,6 +69,53 @@ def test_users_who_share_a_password_are_named() -> None:
 def test_a_port_of_another_instance_is_named_with_its_file() -> None:
     assert redis.port_clashes([0, 6380], {"6380": "/etc/redis/redis.conf"}) == ["6380 (/etc/redis/redis.conf)"]
     assert redis.port_clashes(["6381"], {"6380": "/etc/redis/redis.conf"}) == []
+
+
+def test_an_instance_then_the_inventory_then_the_role_says_what_an_input_is(tmp_path: Path) -> None:
+    names = ["tls_port", "maxmemory", "maxmemory_policy", "start_timeout", "tcp_keepalive"]
+    (tmp_path / "shown.yml").write_text(
+        yaml.safe_dump(
+            [
+                {
+                    "ansible.builtin.debug": {"msg": " ".join(f"{{{{ redis_{name} }}}}" for name in names) + " end"},
+                    "vars": {f"redis_{name}": f"{{{{ lookup('redis_instance', 'redis_{name}') }}}}" for name in names},
+                }
+            ]
+        )
+    )
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(
+        yaml.safe_dump(
+            {
+                "all": {
+                    "hosts": {"localhost": None},
+                    "vars": {
+                        "redis_maxmemory": "{{ 16 * 4 }}mb",
+                        "redis_maxmemory_policy": "noeviction",
+                        # Of another input, which the instance may have otherwise.
+                        "redis_tcp_keepalive": "{{ redis_tls_port }}",
+                        "redis_instances": [
+                            {"maxmemory": "4gb", "tls_port": 7000},
+                            {"maxmemory_policy": "{{ 'lru' }}"},
+                        ],
+                    },
+                }
+            }
+        )
+    )
+    play = {
+        "tasks": [
+            {
+                "ansible.builtin.include_tasks": str(tmp_path / "shown.yml"),
+                "loop": "{{ redis_instances }}",
+                "loop_control": {"loop_var": "redis_instance"},
+            }
+        ]
+    }
+    well, output = ansible_plays(tmp_path, {"inputs": play}, "-i", str(inventory))["inputs"]
+    assert well, output
+    assert "7000 4gb noeviction 188 7000 end" in output
+    assert "6380 64mb lru 62 6380 end" in output
 
 
 PERMISSIONS = [

@@ -207,6 +207,29 @@ def test_the_previous_password_is_taken_while_it_is_declared(up: Host) -> None:
     assert names(run(up, users(app=new))) == ([], ["app"], [])
 
 
+def test_a_hash_stands_for_a_password_that_is_not_known_here(up: Host) -> None:
+    old, more = acl.digest("old-secret-0123456789"), acl.digest("other-secret-0123456789")
+    hashed = user("reports", None, "~reports:* +ping", password_hashes=[old, more])
+    both = users(hashed)
+    both[1]["password_hashes"] = [old]
+    assert names(run(up, both)) == (["reports"], ["app"], [])
+    assert names(run(up, both)) == ([], [], [])
+    assert up.ask("PING", user="reports", password="old-secret-0123456789") == "PONG"
+    assert up.ask("PING", user="reports", password="other-secret-0123456789") == "PONG"
+    assert up.ask("PING", user="app", password="old-secret-0123456789") == "PONG"
+    assert up.ask("PING", user="app", password=APP) == "PONG"
+    with pytest.raises(resp.ErrorReply, match="WRONGPASS"):
+        up.ask("PING", user="reports", password=APP)
+    assert names(run(up, users())) == ([], ["app"], ["reports"])
+
+
+@pytest.mark.parametrize("word", ["", "0" * 63, "0" * 64 + "\n", "A" * 64, "g" * 64, "#" + "0" * 64])
+def test_what_is_no_hash_is_refused(down: Host, word: str) -> None:
+    result = run(down, users(user("reports", None, "+ping", password_hashes=[word])))
+    assert "user reports: a hash of a password is 64 small hexadecimal digits. Nothing was changed" in result["msg"]
+    assert not down.file.exists()
+
+
 def test_users_come_change_and_go(up: Host) -> None:
     extra = user("extra", "extra-secret-0123456789", "~e:* +get")
     assert names(run(up, users(extra))) == (["extra"], [], [])

@@ -31,8 +31,9 @@ def test_a_lock_has_hashes_and_names_no_index(lock: Path) -> None:
     assert not re.search(r"index-url|find-links|https?://", text)
 
 
-# Of one host, while others may be down, which the preflight would not have; they check their own orders.
-ALONE = {"restore.yml", "repair.yml"}
+# Of one host, while others may be down, which the preflight would not have; they check their own orders. adopt.yml is
+# for hosts that the preflight refuses.
+ALONE = {"adopt.yml", "restore.yml", "repair.yml"}
 # Plays that backup.yml and rebuild.yml share. To run them alone is for docs/recovery.md to say.
 PARTS = {"app_release.yml", "backup_prepare.yml", "backup_service.yml", "rebuild_phase.yml"}
 

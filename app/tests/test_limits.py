@@ -19,7 +19,9 @@ from quantdesk import limits
 from quantdesk.front import identifier
 from quantdesk.gateway import Gateway
 from quantdesk.limits import Decision, Limiter
+from quantdesk.scripts import TAKE
 from quantdesk.settings import RateLimit, load_settings
+from quantdesk.wire import Done, Word
 
 CLIENT = "192.0.2.1"
 KEY = f"qd:development:ratelimit:{CLIENT}"
@@ -124,6 +126,24 @@ async def test_refusal_has_the_shape_of_an_error_and_says_when_to_come_back(
         assert set(body["error"]) == {"code", "message"}
     families = (await ask(app, "/metrics")).text
     assert 'http_requests_total{method="GET",route="/api/prices/{symbol}",status="429"}' in families
+
+
+async def test_nobody_is_told_to_come_back_after_no_time_at_all(
+    start: Start, redis_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    class LastMoment:
+        """The count is real; 0 ms, as in a window's last millisecond, are put in."""
+
+        def submit(self, gateway: Gateway, done: Done, *arguments: Word) -> None:
+            TAKE.submit(gateway, lambda reply: done([*reply[:2], 0]), *arguments)
+
+    monkeypatch.setattr(limits, "TAKE", LastMoment())
+    app = await start(redis_server, RATE_LIMIT="2/hour")
+    answers = [await ask(app, PRICE) for _ in range(3)]
+    assert passed(answers) == 2
+    assert answers[-1].headers["Retry-After"] == "1"
+    assert [told(answer)[2] for answer in answers] == [1, 1, 1]
 
 
 async def test_refused_requests_do_not_prolong_the_window(

@@ -27,6 +27,9 @@ because a variable is undefined is a failed check that says so, not the end of t
 variable `name`. With `secret: true` the value is never shown, only its length. A check whose `when` is false is
 dropped, or, where `otherwise` gives the reason, recorded as `n/a`, which never fails.
 
+A check with a `problem` is one that has failed elsewhere, such as in a filter: that text, which may come from a host and is
+evaluated by nobody, is what was found.
+
 A check with `warn: true` that does not hold is a warning, and no part of the report; one that cannot be evaluated is
 nothing, as another check names what it lacks.
 
@@ -250,6 +253,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 # What `equals` asks for may not even be defined here.
                 expected = check.get("expected") or ""
                 return {**result, "found": str(check["otherwise"]), "expected": expected, "verdict": NOT_APPLICABLE}
+        if "problem" in check:
+            found = hide(check["problem"]) if check.get("secret") else plain(check["problem"])
+            return {**result, "found": found, "expected": check["expected"], "verdict": FAILED}
         found, error = self._evaluate(check.get("found", check["name"]))
         ok = error is None
         wanted = None

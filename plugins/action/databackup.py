@@ -98,7 +98,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if code != 0:
             return {**result, "failed": True, "msg": told.get("msg", output)}
         changes = (
-            command in ("restore", "repair", "backup", "maintain") and not told.get("dry_run") and "skipped" not in told
+            command in ("restore", "repair", "backup", "maintain", "adopt")
+            and not told.get("dry_run")
+            and "skipped" not in told
         )
         return {**result, "changed": bool(told.get("changed", changes)), "result": told}
 

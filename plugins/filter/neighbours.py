@@ -33,17 +33,6 @@ def foreign_app(survey: Survey, name: str, root: str) -> str:
     return ", ".join([*files, *(f"{root}/{entry}" for entry in entries if entry not in RELEASES)])
 
 
-def port_holders(survey: Survey, ports: Iterable[Any], own: str) -> str:
-    """Return who listens on some ports; `own` is a pattern for `program unit` of who may."""
-    wanted = {str(port) for port in ports} - {"0"}
-    found = {
-        f"{item['port']} by {item['program'] or 'an unknown program'}" + (f" ({item['unit']})" if item["unit"] else "")
-        for item in survey.get("listeners", [])
-        if str(item["port"]) in wanted and not re.match(own, f"{item['program']} {item['unit']}")
-    }
-    return ", ".join(sorted(found))
-
-
 # --- PostgreSQL ---
 
 
@@ -176,7 +165,7 @@ def cut_off(survey: Survey, table: str, allow: Iterable[Mapping[str, Any]], ssh:
     found = {
         f"{item['port']} of {item['program'] or 'an unknown program'}"
         for item in survey.get("listeners", [])
-        if item["port"] not in known and not re.match(r"127\.|::1$|\[::1\]$|::ffff:127\.", item["address"])
+        if item["port"] not in known and not re.match(r"127\.|::1$", item["address"])
     }
     return ", ".join(sorted(found))
 
@@ -206,6 +195,5 @@ class FilterModule:
             "foreign_user": foreign_user,
             "not_listening": not_listening,
             "others_on_port": others_on_port,
-            "port_holders": port_holders,
             "shut_ports": shut_ports,
         }

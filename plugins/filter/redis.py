@@ -3,20 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import yaml
 
-def with_previous(users: Iterable[Mapping[str, Any]], previous: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the users with the password that each had until now, where there is one."""
+SPEC = Path(__file__).resolve().parents[2] / "roles/redis/meta/argument_specs.yml"
+# Inputs that all instances of a host share.
+HOST_WIDE = {
+    *("redis_topology", "redis_install", "redis_source_version", "redis_source_archive", "redis_source_checksum"),
+    *("redis_version_accepted", "redis_upgrade", "redis_kernel", "redis_somaxconn", "redis_no_log", "redis_leave"),
+}
+
+
+@cache
+def instance_inputs() -> frozenset[str]:
+    """Return the inputs of the role redis that instances of a host may have otherwise, as an instance names them."""
+    spec = yaml.safe_load(SPEC.read_text())["argument_specs"]["main"]["options"]
+    return frozenset(name.removeprefix("redis_") for name in spec if name not in HOST_WIDE)
+
+
+def unknown_inputs(instances: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return `maxmem (in cache)` for each key of an instance that is no input of its own."""
     return [
-        {**user, "previous_password": previous[user["name"]]} if user["name"] in previous else {**user}
+        f"{key} (in {instance.get('name') or 'the instance without a name'}"
+        + (f"; redis_{key} is for the whole host)" if f"redis_{key}" in HOST_WIDE else ")")
+        for instance in instances
+        for key in instance
+        if key not in instance_inputs()
+    ]
+
+
+def ports(instances: Iterable[Mapping[str, Any]], port: Any, tls_port: Any) -> list[Any]:
+    """Return the ports of all instances that are on; those of an instance that names none are the given ones."""
+    pairs = [(instance.get("port", port), instance.get("tls_port", tls_port)) for instance in instances]
+    return [number for pair in pairs for number in pair if str(number) != "0"]
+
+
+def adopt_logins(instances: Iterable[Any], username: str, password: str, port: Any) -> list[dict[str, Any]]:
+    """Return the logins to old servers for redis_survey: those of instances, each for its port, and the host's."""
+    known = [item for item in instances if isinstance(item, Mapping)]
+    return [
+        {"username": name or "default", "password": word, "port": int(number) if str(number).isdigit() else 0}
+        for name, word, number in [
+            *((item.get("adopt_username"), item.get("adopt_password"), item.get("adopt_from")) for item in known),
+            (username, password, port),
+        ]
+        if word
+    ]
+
+
+def with_previous(
+    users: Iterable[Mapping[str, Any]],
+    previous: Mapping[str, str],
+    hashes: Mapping[str, Iterable[str]] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the users with what each had as a password until now, in clear or as hashes, where there is any."""
+    known = hashes or {}
+    return [
+        {
+            **user,
+            **({"previous_password": previous[user["name"]]} if user["name"] in previous else {}),
+            **(
+                {"password_hashes": [*(user.get("password_hashes") or []), *known[user["name"]]]}
+                if user["name"] in known
+                else {}
+            ),
+        }
         for user in users
     ]
 
 
 def sharing_passwords(users: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the names of users whose password is another one's, too."""
-    known = [(user["name"], user["password"]) for user in users]
+    """Return the names of users whose password is another one's, too; what is known as hashes alone is left out."""
+    known = [(user["name"], user["password"]) for user in users if user.get("password")]
     return [name for name, password in known if sum(other == password for _, other in known) > 1]
 
 
@@ -61,6 +122,9 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by the names that templates use."""
         return {
+            "redis_adopt_logins": adopt_logins,
+            "redis_ports": ports,
+            "redis_unknown_inputs": unknown_inputs,
             "redis_with_previous": with_previous,
             "redis_sharing_passwords": sharing_passwords,
             "redis_port_clashes": port_clashes,

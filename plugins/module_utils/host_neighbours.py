@@ -9,8 +9,11 @@ import pwd
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from ansible.module_utils.listeners import listeners, ssh_connection
 
 Json = dict[str, Any]
 # Seconds that a program may take.
@@ -45,24 +48,7 @@ def text_of(path: str | Path) -> str:
         return ""
 
 
-# --- Where Ansible comes from ---
-
-
-def connection(number: int | None = None) -> list[str]:
-    """Return SSH_CONNECTION of the nearest process above this one that has it: sudo does not pass it on."""
-    number = number or os.getpid()
-    for _ in range(64):
-        for entry in text_of(f"/proc/{number}/environ").split("\0"):
-            if entry.startswith("SSH_CONNECTION="):
-                return entry.split("=", 1)[1].split()
-        fields = text_of(f"/proc/{number}/stat").rpartition(")")[2].split()
-        number = int(fields[1]) if len(fields) > 1 else 0
-        if number <= 1:
-            break
-    return []
-
-
-# --- Users, files, listening sockets ---
+# --- Users and files ---
 
 
 def users() -> Json:
@@ -88,29 +74,6 @@ def unmarked(marker: str, *patterns: str) -> list[str]:
     return sorted(
         str(path) for path in paths if not path.is_symlink() and path.is_file() and marker not in text_of(path)
     )
-
-
-def listeners(sockets: str) -> list[Json]:
-    """Return who listens where, from what `ss -Hltnp` prints."""
-    found = []
-    for line in sockets.splitlines():
-        words = line.split()
-        if len(words) < 4:
-            continue
-        address, _, port = words[3].rpartition(":")
-        process = re.search(r'\(\("([^"]*)",pid=([0-9]+)', line)
-        number = process[2] if process else ""
-        cgroup = text_of(f"/proc/{number}/cgroup") if number else ""
-        unit = re.findall(r"/([^/\n]+\.(?:service|scope))", cgroup)
-        found.append(
-            {
-                "port": int(port) if port.isdigit() else 0,
-                "address": address.strip("[]"),
-                "program": process[1] if process else "",
-                "unit": unit[-1] if unit else "",
-            }
-        )
-    return found
 
 
 # --- HAProxy ---
@@ -472,11 +435,11 @@ def filters(marker: str) -> Json:
 def survey(marker: str) -> Json:
     """Return all of it."""
     return {
-        "connection": connection(),
+        "ssh_connection": ssh_connection(),
+        "listeners": [asdict(found) for found in listeners()],
         "users": users(),
         "folders": folders("/opt"),
         "unmarked": unmarked(marker, "/etc/systemd/system/*.*", "/etc/*/*.env"),
-        "listeners": listeners(output("ss", "-Hltnp")),
         "haproxy": haproxy(marker),
         "postgresql": clusters(marker),
         "filters": filters(marker),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Union
 
@@ -68,8 +68,9 @@ class Client:
 
     `timeout` is in seconds and holds for connecting and for each reply. `ca_file` turns TLS on; the certificate is
     then always verified, and must name `server_name`, or `host` where that is not given. `cert_file` and `key_file` are
-    for a server that asks its clients for certificates; `context` stands in for all three. Raises OSError (ssl.SSLError
-    among them) when no connection comes about.
+    for a server that asks its clients for certificates; `context` stands in for all three. `connection` is a socket
+    that is connected already, such as a Unix socket. Raises OSError (ssl.SSLError among them) when no connection comes
+    about.
     """
 
     def __init__(
@@ -82,9 +83,10 @@ class Client:
         cert_file: str | None = None,
         key_file: str | None = None,
         context: ssl.SSLContext | None = None,
+        connection: socket.socket | None = None,
         timeout: float = 5.0,
     ) -> None:
-        self._socket = socket.create_connection((host, port), timeout=timeout)
+        self._socket = connection or socket.create_connection((host, port), timeout=timeout)
         try:
             if ca_file and context is None:
                 context = ssl.create_default_context(cafile=ca_file)
@@ -109,6 +111,10 @@ class Client:
         """Close the connection; harmless when it is closed already."""
         self._stream.close()
         self._socket.close()
+
+    def answered_by(self, test: Callable[[socket.socket], bool]) -> bool:
+        """Return what a test of the connection finds, such as whether a certain process holds its other end."""
+        return test(self._socket)
 
     def peer_certificate(self) -> bytes | None:
         """Return the certificate that the server showed, in DER; None in plaintext."""

@@ -21,8 +21,15 @@ options:
     required: true
     options:
       name: {description: Name., type: str, required: true}
-      password: {description: "Password; without one nobody can log in, and the user is off.", type: str}
+      password:
+        description: Password. Without one, and without O(users[].password_hashes), the user is off.
+        type: str
       previous_password: {description: "Another one that is accepted, while clients change over.", type: str}
+      password_hashes:
+        description: SHA-256 hashes of more passwords that are accepted, where those are not known in clear.
+        type: list
+        elements: str
+        default: []
       enabled: {description: Whether the user may log in., type: bool, default: true}
       rules: {description: "Keys, channels and commands, in the words of an ACL.", type: str, required: true}
   credentials_user:
@@ -35,6 +42,11 @@ options:
   server: {description: How to reach the server., type: dict}
   logins: {description: "Logins that it may know, the wanted one first.", type: list, elements: dict}
   credentials_file: {description: The login that this host knew last; tried after O(logins)., type: path}
+  trusted_unit:
+    description:
+      - The unit whose process is taken for the server although it shows a certificate that O(server.ca_file) has not
+        signed, as it does when its files were replaced since it started. No other process gets a password.
+    type: str
   timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
   loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
 extends_documentation_fragment: [files]
@@ -55,6 +67,10 @@ RETURN = r"""
 added: {description: Names of users that were not there., type: list, returned: always}
 updated: {description: Names of users that were different., type: list, returned: always}
 removed: {description: Names of users that are not declared; their connections were cut., type: list, returned: always}
+restarted:
+  description: Whether the server was restarted, as it refused this host's certificate for that of an older authority.
+  type: bool
+  returned: always
 server: {description: "C(up), C(down) or C(none).", type: str, returned: always}
 """
 
@@ -77,7 +93,7 @@ from ansible.module_utils.redis_acl import (  # noqa: E402
     render_file,
 )
 from ansible.module_utils.redis_files import Candidate, read  # noqa: E402
-from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect  # noqa: E402
+from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, Stale, connect, restart_stale  # noqa: E402
 from ansible.module_utils.redis_trial import TrialError, trial  # noqa: E402
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
 
@@ -107,12 +123,16 @@ def wanted_users(declared: list[dict[str, Any]]) -> Users:
             if word.startswith((">", "<", "#", "!")) or word.lower() in STATES:
                 raise AclError(f"user {name}: passwords and on or off are no rules; use password and enabled")
         passwords = [word for word in (item["password"], item["previous_password"]) if word is not None]
+        hashes = item.get("password_hashes") or []
+        if not all(re.fullmatch("[0-9a-f]{64}", word) for word in hashes):
+            raise AclError(f"user {name}: a hash of a password is 64 small hexadecimal digits")
         if not all(passwords):
             raise AclError(f"user {name} has an empty password")
         if item["previous_password"] and not item["password"]:
             raise AclError(f"user {name} has a previous password and none now")
-        switch = "on" if item["enabled"] and passwords else "off"
-        users[name] = build(name, [switch, *(f"#{digest(password)}" for password in passwords), *words])
+        hashes = [*map(digest, passwords), *hashes]
+        switch = "on" if item["enabled"] and hashes else "off"
+        users[name] = build(name, [switch, *(f"#{word}" for word in hashes), *words])
     users.setdefault("default", build("default", ["off"]))
     return users
 
@@ -264,7 +284,7 @@ class Run:
         """Compare, judge, write beside, apply, put in place."""
         wanted = wanted_users(self.params["users"])
         secret = credentials_text(self.params)
-        client = connect(self.params) if self.params["server"] else None
+        client, restarted = self.reach()
         text = read(self.path)
         before = loadable(text)
         now = users_of(client.call("ACL", "LIST")) if client else before or {}
@@ -279,17 +299,29 @@ class Run:
             trial(self.params["server_binary"], "", render_file(wanted.values()))
         if not self.module.check_mode:
             self.write(client, now, wanted, changes, rewrite, keeper)
-        changed = any(changes.values()) or rewrite
+        changed = any(changes.values()) or rewrite or restarted
         if not rewrite:
             changed = self.declare(self.path) or changed
         if secret is not None:
             changed = self.leave(secret) or changed
         self.module.exit_json(
             changed=changed,
+            restarted=restarted,
             server="none" if not self.params["server"] else "up" if client else "down",
             diff=self.diff(text, now, wanted, changes if client else {}, rewrite),
             **changes,
         )
+
+    def reach(self) -> tuple[Client | None, bool]:
+        """Return a connection, where a server is asked for and there, and whether it had to be restarted for that."""
+        if not self.params["server"]:
+            return None, False
+        try:
+            return connect(self.params), False
+        except Stale:
+            if self.module.check_mode:
+                raise
+            return restart_stale(self.params, self.params["loading_timeout"]), True
 
     def diff(
         self, text: str | None, now: Users, wanted: Users, changes: dict[str, list[str]], rewrite: bool
@@ -377,6 +409,8 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "password": {"type": "str", "no_log": True},
                     "previous_password": {"type": "str", "no_log": True},
+                    # Long and random: to log in takes the password.
+                    "password_hashes": {"type": "list", "elements": "str", "default": [], "no_log": True},
                     "enabled": {"type": "bool", "default": True},
                     "rules": {"type": "str", "required": True},
                 },

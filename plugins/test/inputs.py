@@ -24,6 +24,8 @@ def load_module_util(name: str) -> ModuleType:
 
 LOADED: dict[str, ModuleType] = {}
 PASSWORD = re.compile(r"[!#-&(-\[\]-~]+")
+# How a user of redis_extra_users may log in: with either or both.
+LOGIN = {"password", "password_hashes"}
 SIZE = re.compile(r"([0-9]+)(b|k|kb|m|mb|g|gb)?", re.IGNORECASE)
 
 
@@ -133,15 +135,26 @@ def is_acl_rules(value: Any) -> bool:
     )
 
 
+def is_password_hashes(value: Any) -> bool:
+    """Tell whether a value is a list of SHA-256 hashes in small hexadecimal digits, as Redis prints them."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, str) and re.fullmatch("[0-9a-f]{64}", item) is not None for item in value)
+    )
+
+
 def is_acl_users(values: Any, taken: Iterable[str] = ()) -> bool:
-    """Tell whether a value is a list of users with name, password and rules, none of them twice or among `taken`."""
+    """Tell whether a value is a list of users with name, rules and password or hashes, none twice or among `taken`."""
     if not isinstance(values, list) or not all(isinstance(user, Mapping) for user in values):
         return False
     names = [user.get("name") for user in values]
     return (
         len(set(map(str, names))) == len(names)
         and not {str(name) for name in names} & set(taken)
-        and all(set(user) == {"name", "password", "rules"} for user in values)
+        and all({"name", "rules"} <= set(user) <= {"name", "rules", "enabled", *LOGIN} for user in values)
+        and all(set(user) & LOGIN and isinstance(user.get("enabled", True), bool) for user in values)
+        and all(is_password_hashes(user.get("password_hashes", ["0" * 64])) for user in values)
         and all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", name) for name in names)
         and all(is_acl_rules(user["rules"]) for user in values)
     )
@@ -219,6 +232,7 @@ class TestModule:
             "absolute_path": is_absolute_path,
             "acl_rules": is_acl_rules,
             "acl_users": is_acl_users,
+            "all_password_hashes": every(is_password_hashes),
             "redis_value": is_redis_value,
             "unencrypted_file": is_unencrypted_file,
             "redis_directive": is_redis_directive,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from testinfra.host import Host
@@ -20,6 +21,8 @@ REDIS = {
     ),
     "aof": ("CONFIG SET appendonly no", "CONFIG SET appendonly yes", "appendonly: found 'no'"),
 }
+# A server of somebody else's.
+BY_HAND = "redis-server --port 6399 --bind 127.0.0.1 --save ''"
 
 
 def failed(report: Path, host: str) -> set[str]:
@@ -35,11 +38,12 @@ def test_names_what_redis_the_firewall_and_the_application_lost(
     try:
         assert redis_cli(*(take for take, _, _ in REDIS.values())) == ["OK"] * len(REDIS)
         redis1.check_output("nft insert rule inet quantdesk input tcp dport 6380 accept")
+        redis1.check_output(f"systemd-run --quiet --unit by-hand {BY_HAND}")
         app1.check_output("systemctl stop quantdesk.target && nft delete table inet quantdesk")
         result = playbook("verify.yml", "-e", f"verify_report={report}")
     finally:
         restored = redis_cli(*(back for _, back, _ in REDIS.values()), f"ACL SETUSER default >{password}")
-        redis1.check_output("systemctl reload nftables-quantdesk")
+        redis1.check_output("systemctl stop by-hand; systemctl reload nftables-quantdesk")
         app1.check_output("systemctl start quantdesk.target; systemctl reload nftables-quantdesk")
     assert restored == ["OK"] * (len(REDIS) + 1)
     assert result.returncode != 0
@@ -51,5 +55,7 @@ def test_names_what_redis_the_firewall_and_the_application_lost(
     for found in (lost, down):
         assert [name for name in found if "live rules" in name], found
     assert "live rules" in message
+    assert "Redis processes that are no declared instance, as PID, unit and port" in lost
+    assert re.search(r"found '\d+ by-hand.service 6399'", message)
     assert "http://127.0.0.1:3002/health" in down, down
     assert password not in result.stdout + result.stderr

@@ -6,6 +6,7 @@
     databackup recover NAME                 put the old data back after a restore that was cut off
     databackup diagnose NAME                look for damage in the files of a Redis server
     databackup repair NAME [--replica HOST:PORT] [--way replica|restore|fix] [--confirm]
+    databackup adopt NAME --plan FILE       put a new Redis server in the place of an old one (the role redis writes FILE)
     databackup status [NAME]                when each source was last backed up
     databackup maintain                     forget what is too old, and check the repository
     databackup init | check | encrypted | unlock    the repository itself
@@ -29,7 +30,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from databackup import catalog, kinds, redis_repair, settings, status
+from databackup import adoption, catalog, kinds, redis_repair, settings, status
 from databackup.errors import Busy, Failed
 from databackup.restic import Restic
 from databackup.service import Unit
@@ -236,6 +237,14 @@ def repair(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def adopt(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Put a new Redis server in the place of one that somebody else set up."""
+    adoption.FOLDER.mkdir(mode=0o700, exist_ok=True)
+    source = settings.Source(arguments.name, "redis", "", "", {}, state=str(adoption.FOLDER))
+    with only_one(source, "an adoption"):
+        return adoption.undo(arguments.plan, say) if arguments.undo else adoption.adopt(arguments.plan, say)
+
+
 def listing(arguments: argparse.Namespace) -> dict[str, Any]:
     """List the backups."""
     restic = Restic(settings.repository(arguments.config))
@@ -363,6 +372,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--way", choices=redis_repair.WAYS, default="", help="take this one")
     command.add_argument("--confirm", action="store_true", help="do it; without this only tell what would be done")
     command.add_argument("--wait", type=float, default=60.0, help="seconds to wait for a backup that runs")
+    command = add("adopt", adopt, named="NAME")
+    command.add_argument("--plan", type=Path, required=True, help="what the role redis has prepared")
+    command.add_argument("--undo", action="store_true", help="put the old server back after a run that was cut off")
     add("list", listing, named="?")
     add("status", tell_status, named="?")
     for name, run in (

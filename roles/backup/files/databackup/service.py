@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from databackup.errors import Failed
 
@@ -67,6 +68,14 @@ class Unit:
         if done.returncode != 0:
             raise Failed(f"{self.name} cannot be started: {done.stderr.strip()}")
 
+    def apart(self) -> dict[str, Any] | None:
+        """Return the way into a server that `start_apart` started on a port of its own; None where there is none."""
+        try:
+            port = re.search(r"--port ([0-9]+)", self.drop_in.read_text())
+        except FileNotFoundError:
+            return None
+        return {"host": "127.0.0.1", "port": int(port[1])} if port and self.active() else None
+
     def settle(self) -> None:
         """Make the unit as it was before `start_apart`; what runs goes on."""
         if self.drop_in.exists():
@@ -91,6 +100,19 @@ class Unit:
             if state in ("failed", "inactive") or time.monotonic() > deadline:
                 raise Failed(f"{self.name} does not start ({state}): {self.last_words()}")
             time.sleep(0.1)
+
+    def enable(self) -> None:
+        """Start it at every boot; raises Failed."""
+        self._boot("enable")
+
+    def disable(self) -> None:
+        """Start it at no boot; raises Failed."""
+        self._boot("disable")
+
+    def _boot(self, verb: str) -> None:
+        done = _systemctl(verb, "--quiet", self.name)
+        if done.returncode != 0:
+            raise Failed(f"systemctl {verb} {self.name}: {done.stderr.strip()}")
 
     def last_words(self) -> str:
         """Return the last lines of its journal."""

@@ -1,0 +1,502 @@
+"""A new Redis server takes an old one's place: its data, faults in the middle, and runs that are cut off anywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from databackup import adoption, rdb
+from databackup.adoption import Adoption, Plan
+from databackup.errors import Failed
+from databackup.redis_server import Configuration
+from databackup.replication import Snapshot
+from databackup.resp import Client
+from databackup_host import wait_for
+
+# Children are not waited for: who has stopped one may be another process than who has started it.
+_started: list[subprocess.Popen[bytes]] = []
+
+ADMIN = "correct-horse-of-the-admin"
+OLD = "correct-horse-of-old"
+
+
+def spare_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as spare:
+        return int(spare.getsockname()[1])
+
+
+class Service:
+    """Runs a server as a unit would, for whoever asks: its process and whether a boot starts it are in files."""
+
+    def __init__(self, folder: Path, command: list[str]) -> None:
+        self.command = command
+        self.pid_file = folder / "pid"
+        self.boots = folder / "enabled"
+        self.arguments: list[str] = []
+
+    @property
+    def pid(self) -> int:
+        try:
+            pid = int(self.pid_file.read_text())
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (OSError, ValueError):
+            return 0
+        return pid if state != "Z" else 0
+
+    def active(self) -> bool:
+        return self.pid != 0
+
+    def failed(self) -> bool:
+        return not self.active()
+
+    def kill(self, number: signal.Signals) -> None:
+        if self.pid:
+            os.kill(self.pid, number)
+            wait_for(self.failed, "the server ends")
+
+    def stop(self) -> None:
+        self.kill(signal.SIGTERM)
+
+    def start_apart(self, arguments: list[str]) -> None:
+        silent = subprocess.DEVNULL
+        words = [*self.command, *arguments]
+        child = subprocess.Popen(words, stdin=silent, stdout=silent, stderr=silent, start_new_session=True)
+        self.pid_file.write_text(str(child.pid))
+        _started.append(child)
+
+    def settle(self) -> None:
+        pass
+
+    def start(self, seconds: float) -> None:
+        self.start_apart([])
+
+    def enable(self) -> None:
+        self.boots.touch()
+
+    def disable(self) -> None:
+        self.boots.unlink(missing_ok=True)
+
+    def last_words(self) -> str:
+        return "nothing"
+
+
+@dataclass
+class Host:
+    """A host with an old server, and what a new one needs."""
+
+    folder: Path
+    old_settings: dict[str, str] = field(default_factory=dict)
+    # The same data folder, configuration and unit for both, as where Debian's own server is taken over.
+    together: bool = False
+    mode: str = adoption.KEEP
+    appendonly: str = "yes"
+
+    def __post_init__(self) -> None:
+        self.binary = self.folder / "redis-server"
+        self.binary.symlink_to(shutil.which("redis-server") or str(shutil.which("redis-check-rdb")))
+        self.old_port, self.new_port = spare_port(), spare_port()
+        self.data = self.folder / "data"
+        self.old_data = self.data if self.together else self.folder / "old-data"
+        self.etc, self.staged, self.state = (self.folder / name for name in ("etc", "staged", "state"))
+        self.units = [self.folder / "units-new", self.folder / "units-old"]
+        for path in {self.data, self.old_data, self.etc, self.staged, self.state, *self.units}:
+            path.mkdir(exist_ok=True)
+        self.old_conf = self.etc / ("redis.conf" if self.together else "old.conf")
+        settings = {
+            "port": str(self.old_port),
+            "bind": "127.0.0.1",
+            "dir": str(self.old_data),
+            "appendonly": "no",
+            "requirepass": OLD,
+            "logfile": str(self.folder / "old.log"),
+            **self.old_settings,
+        }
+        self.old_conf.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        self.old_conf_text = self.old_conf.read_text()
+        unit = self.etc / "new.service"
+        if self.together:
+            unit.write_text("the old unit\n")
+        texts = {
+            self.etc / "redis.conf": "".join(
+                f"{name} {value}\n"
+                for name, value in {
+                    "port": self.new_port,
+                    "bind": "127.0.0.1",
+                    "dir": self.data,
+                    "appendonly": self.appendonly,
+                    "maxmemory": "64mb",
+                    "aclfile": self.etc / "users.acl",
+                    "logfile": self.folder / "new.log",
+                    "repl-diskless-sync-delay": 0,
+                }.items()
+            ),
+            self.etc / "users.acl": f"user default off\nuser admin on >{ADMIN} ~* &* +@all\n",
+            unit: "the new unit\n",
+        }
+        self.files = []
+        for path, text in texts.items():
+            (self.staged / path.name).write_text(text)
+            self.files.append(
+                {
+                    "staged": str(self.staged / path.name),
+                    "path": str(path),
+                    "owner": "root",
+                    "group": "root",
+                    "mode": "0600",
+                }
+            )
+        (self.folder / "admin.env").write_text(f"REDISCLI_USER=admin\nREDISCLI_AUTH={ADMIN}\n")
+        self.new_service = Service(self.units[0], [str(self.binary), str(self.etc / "redis.conf")])
+        self.old_service = (
+            self.new_service if self.together else Service(self.units[1], [str(self.binary), str(self.old_conf)])
+        )
+        self.old_service.start(10)
+        self.old_service.enable()
+        wait_for(lambda: self.asks(self.old_port, OLD), "the old server answers")
+
+    def asks(self, port: int, password: str, user: str = "default") -> bool:
+        try:
+            with Client("127.0.0.1", port) as client:
+                client.call("AUTH", user, password)
+                return client.call("PING") == "PONG"
+        except Exception:
+            return False
+
+    def old(self) -> Client:
+        client = Client("127.0.0.1", self.old_port)
+        client.call("AUTH", "default", OLD)
+        return client
+
+    def new(self) -> Client:
+        client = Client("127.0.0.1", self.new_port)
+        client.call("AUTH", "admin", ADMIN)
+        return client
+
+    def fill(self, keys: int = 500) -> None:
+        with self.old() as client:
+            client.pipeline([["SET", f"key-{n}", f"value-{n}"] for n in range(keys)])
+            client.call("RPUSH", "list", "a", "b")
+            client.call("SELECT", "3")
+            client.call("SET", "elsewhere", "x", "EX", "1000")
+
+    def plan(self) -> Plan:
+        configuration = Configuration(str(self.old_conf)) if self.old_conf.exists() else None
+        values = configuration.values if configuration else {}
+        return Plan(
+            name="redis",
+            mode=self.mode,
+            options={
+                "unit": "new.service",
+                "command": self.new_service.command,
+                "binary": str(self.binary),
+                "config_file": str(self.etc / "redis.conf"),
+                "data": str(self.data),
+                "user": "root",
+                "server": {"host": "127.0.0.1", "port": self.new_port},
+                "admin_credentials_file": str(self.folder / "admin.env"),
+                "start_timeout": 20,
+            },
+            files=self.files,
+            old={
+                "unit": "new.service" if self.together else "old.service",
+                "unit_enabled": True,
+                "pid": self.old_service.pid,
+                "config_file": str(self.old_conf),
+                "port": self.old_port,
+                "addresses": [f"127.0.0.1:{self.old_port}"],
+                "used_memory": 1 << 20,
+                "data": {
+                    "dir": str(self.old_data),
+                    "dbfilename": self.old_settings.get("dbfilename", "dump.rdb"),
+                    "appendonly": values.get("appendonly", "no") == "yes",
+                    "appenddirname": "appendonlydir",
+                    "appendfilename": "appendonly.aof",
+                },
+            },
+            logins=[{"username": "default", "password": OLD}],
+        )
+
+    def adoption(self) -> Adoption:
+        self.said: list[str] = []
+        return Adoption(self.plan(), self.new_service, self.old_service, self.said.append, self.state)
+
+    def digest(self, client: Client) -> tuple[int, str]:
+        with client:
+            found = rdb.summarize(Snapshot(client).chunks())
+        return found.keys, found.digest
+
+    def reap(self) -> None:
+        for service in (self.new_service, self.old_service):
+            service.kill(signal.SIGKILL)
+        for child in _started:
+            child.kill()
+            child.wait()
+        _started.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask no systemd to read its units again."""
+    real = subprocess.run
+
+    def run(words: Any, *rest: Any, **options: Any) -> Any:
+        return real(["true"] if words[:2] == ["systemctl", "daemon-reload"] else words, *rest, **options)
+
+    monkeypatch.setattr(adoption.subprocess, "run", run)
+    # A run that is killed lets clients wait for so long.
+    monkeypatch.setattr(adoption, "PAUSE", 1.5)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Host]]:
+    made: list[Host] = []
+
+    def build(**options: Any) -> Host:
+        made.append(Host(tmp_path, **options))
+        return made[-1]
+
+    yield build
+    for host in made:
+        host.reap()
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "a dump, elsewhere": {"old_settings": {"dbfilename": "legacy.rdb"}},
+    "a dump, same place": {"together": True},
+    "no snapshots at all": {"old_settings": {"save": '""'}, "together": True},
+    "append-only file, same place": {"old_settings": {"appendonly": "yes"}, "together": True},
+    "append-only file to dump": {"old_settings": {"appendonly": "yes"}, "together": True, "appendonly": "no"},
+    "CONFIG switched off": {"old_settings": {"rename-command": 'CONFIG ""', "save": "3600 1"}, "together": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_keys_are_in_the_new_server_and_after_its_restart(make: Callable[..., Host], kind: str) -> None:
+    host = make(**KINDS[kind])
+    host.fill()
+    before = host.digest(host.old())
+    done = host.adoption().run()
+    assert (done["before"]["keys"], done["before"]["digest"]) == before
+    assert done["after"] == done["before"]
+    assert host.digest(host.new()) == before
+    assert not host.asks(host.old_port, OLD)
+    host.new_service.stop()
+    host.new_service.start(10)
+    wait_for(lambda: host.asks(host.new_port, ADMIN, "admin"), "the new server answers")
+    assert host.digest(host.new()) == before
+    kept = Path(done["kept"])
+    if host.together:
+        assert (kept / "files" / str(host.old_conf).strip("/").replace("/", "%")).read_text() == host.old_conf_text
+        assert any(item.name != "files" for item in kept.iterdir())
+    else:
+        assert host.old_conf.read_text() == host.old_conf_text
+        assert not host.old_service.boots.exists()
+    assert host.new_service.boots.exists()
+
+
+def test_set_aside_whole_the_new_server_is_empty(make: Callable[..., Host]) -> None:
+    host = make(mode=adoption.REPLACE, together=True, old_settings={"save": '""'})
+    host.fill(50)
+    before = host.digest(host.old())
+    done = host.adoption().run()
+    with host.new() as client:
+        assert client.call("DBSIZE") == 0
+    with (Path(done["kept"]) / adoption.ALL).open("rb") as file:
+        kept = rdb.summarize(iter([file.read()]))
+    assert (kept.keys, kept.digest) == before
+
+
+def test_no_acknowledged_write_is_lost_while_a_client_writes_until_the_last_moment(make: Callable[..., Host]) -> None:
+    host = make(old_settings={"appendonly": "no"})
+    acknowledged: list[int] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            try:
+                with host.old() as client:
+                    while not stop.is_set():
+                        client.call("SET", f"write-{number}", str(number))
+                        acknowledged.append(number)
+                        number += 1
+            except Exception:
+                time.sleep(0.01)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    wait_for(lambda: len(acknowledged) > 200, "writes are acknowledged")
+    host.adoption().run()
+    stop.set()
+    writer.join()
+    with host.new() as client:
+        found = client.pipeline([["GET", f"write-{number}"] for number in acknowledged])
+    assert [number for number, value in zip(acknowledged, found, strict=True) if value is None] == []
+
+
+STEPS = ["fetch", "_leave_with_data", "begin", "put_data", "put_files", "tidy"]
+FAULTS = [
+    *[(step, when) for step in STEPS for when in ("before", "after")],
+    *[(step, "after") for step in ("stop", "load", "compare", "enable")],
+]
+
+
+def arm(host: Host, made: Adoption, step: str, when: str, what: Callable[[], None]) -> None:
+    """Have something happen before or after a step."""
+    named: dict[str, Any] = {"stop": host.old_service, "enable": host.new_service}
+    owner: Any = named.get(step) or next(owner for owner in (made, made.target) if hasattr(type(owner), step))
+    inner = getattr(owner, step)
+
+    def outer(*rest: Any) -> Any:
+        if when == "before":
+            what()
+        result = inner(*rest)
+        if when == "after":
+            what()
+        return result
+
+    setattr(owner, step, outer)
+
+
+KINDS_OF_FAULTS = {
+    "dump": {"together": True},
+    "append-only": {"together": True, "old_settings": {"appendonly": "yes"}},
+    "elsewhere": {},
+}
+
+
+def each(first: int) -> list[tuple[str, str, str]]:
+    """Return each place with one of the kinds, which take turns: all of both are more tests than minutes."""
+    kinds = list(KINDS_OF_FAULTS)
+    return [(kinds[(first + number) % 3], *fault) for number, fault in enumerate(FAULTS)]
+
+
+@pytest.mark.parametrize(("kind", "step", "when"), each(0))
+def test_a_run_that_was_killed_is_undone_and_the_next_one_completes_it(
+    make: Callable[..., Host], kind: str, step: str, when: str
+) -> None:
+    host = make(**KINDS_OF_FAULTS[kind])
+    host.fill(60)
+    before = host.digest(host.old())
+    child = os.fork()
+    if child == 0:
+        made = host.adoption()
+        arm(host, made, step, when, lambda: os._exit(9))
+        made.run()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    host.adoption().recover()
+    wait_for(lambda: host.asks(host.old_port, OLD), "the old server answers")
+    assert host.digest(host.old()) == before
+    assert host.old_conf.read_text() == host.old_conf_text
+    with host.old() as client:
+        client.call("SET", "later", "1")
+    # CLIENT PAUSE of the run that was killed has ended by now: the write above waited for it.
+    done = host.adoption().run()
+    assert done["after"]["keys"] == before[0] + 1
+    with host.new() as client:
+        assert client.call("GET", "later") == "1"
+
+
+@pytest.mark.parametrize(("kind", "step", "when"), each(1))
+def test_a_host_that_goes_down_comes_back_with_all_data_and_keeps_what_is_written_then(
+    make: Callable[..., Host], monkeypatch: pytest.MonkeyPatch, kind: str, step: str, when: str
+) -> None:
+    host = make(**KINDS_OF_FAULTS[kind])
+    host.fill(60)
+    with host.old() as client:
+        # What it has not saved is lost with the host whatever we do, until its dump is replaced.
+        client.call("SAVE")
+    before = host.digest(host.old())
+    child = os.fork()
+    if child == 0:
+        made = host.adoption()
+        arm(host, made, step, when, lambda: os._exit(9))
+        made.run()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    for service in (host.old_service, host.new_service):
+        service.kill(signal.SIGKILL)
+    monkeypatch.setattr(adoption, "boot_id", lambda: "another boot")
+    # As at a boot: what is enabled starts, with the configuration that is there.
+    for service in {id(s): s for s in (host.old_service, host.new_service)}.values():
+        if service.boots.exists():
+            service.start(10)
+    wait_for(lambda: host.asks(host.old_port, OLD) or host.asks(host.new_port, ADMIN, "admin"), "one of them answers")
+    which = host.old if host.asks(host.old_port, OLD) else host.new
+    assert host.digest(which()) == before
+    with which() as client:
+        client.call("SET", "since", "1")
+    host.adoption().recover()
+    wait_for(lambda: host.asks(host.old_port, OLD) or host.asks(host.new_port, ADMIN, "admin"), "one of them answers")
+    which = host.old if host.asks(host.old_port, OLD) else host.new
+    with which() as client:
+        assert client.call("GET", "since") == "1"
+    if which == host.old:
+        done = host.adoption().run()
+        assert done["after"]["keys"] == before[0] + 1
+    assert host.digest(host.new())[0] == before[0] + 1
+
+
+@pytest.mark.parametrize("step", ["put_data", "put_files", "load", "compare"])
+def test_a_fault_in_the_middle_brings_the_old_server_back(make: Callable[..., Host], step: str) -> None:
+    host = make(together=True)
+    host.fill(60)
+    before = host.digest(host.old())
+    made = host.adoption()
+
+    def full() -> None:
+        raise OSError(28, "No space left on device", "/somewhere")
+
+    arm(host, made, step, "after", full)
+    with pytest.raises(Failed, match=r"No space left on device\. The old server runs as before"):
+        made.run()
+    wait_for(lambda: host.asks(host.old_port, OLD), "the old server answers")
+    assert host.digest(host.old()) == before
+    with host.old() as client:
+        assert client.call("CONFIG", "GET", "save") == ["save", "3600 1 300 100 60 10000"]
+    assert host.adoption().run()["after"]["keys"] == before[0]
+
+
+def test_a_disk_that_is_too_full_is_refused_before_anybody_waits(
+    make: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = make()
+    host.fill(10)
+    made = host.adoption()
+    made.plan.old["used_memory"] = 1 << 60
+    made.target.configuration.values["maxmemory"] = "0"
+    monkeypatch.setattr(made, "paused", lambda: pytest.fail("clients were made to wait"))
+    with pytest.raises(Failed, match="expected room for a second copy of the data"):
+        made.run()
+    assert host.asks(host.old_port, OLD)
+
+
+def test_more_data_than_maxmemory_are_refused(make: Callable[..., Host]) -> None:
+    host = make()
+    made = host.adoption()
+    made.plan.old["used_memory"] = 100 << 20
+    with pytest.raises(Failed, match="raise redis_maxmemory"):
+        made.run()
+    assert host.asks(host.old_port, OLD)
+
+
+def test_a_wrong_password_is_said_and_nothing_changes(make: Callable[..., Host]) -> None:
+    host = make(old_settings={"requirepass": OLD})
+    host.old_conf.write_text(host.old_conf_text.replace(OLD, "changed-since"))
+    made = host.adoption()
+    made.plan.logins = [{"username": "default", "password": "a-wrong-one-of-old"}]
+    with pytest.raises(Failed, match="redis_adopt_username and redis_adopt_password"):
+        made.run()
+    assert host.asks(host.old_port, OLD)
+    assert not made.journal.exists()
