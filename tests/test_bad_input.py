@@ -206,12 +206,12 @@ BALANCER: list[tuple[str, Any, str]] = [
     ("load_balancer_tunnel_timeout", 0, "found 0; expected seconds"),
     ("load_balancer_drain_timeout", 0, "found 0; expected seconds"),
 ]
-# What this very machine is does not matter here.
+# What this very machine is, and what is on it, does not matter here.
 OWN = re.compile(
     r"^((distribution( of a database host)?|version of Python|(version of|security fixes in) the package redis-server): "
     # Other tests have servers here, and labs have ports.
     r"|a Redis that this bundle did not set up: "
-    r"|[a-z_ ]*ports?[a-z_ ]*: found '[0-9]+ \(.*, on )"
+    r"|[a-z_ ]*ports?[a-z_ ]*: found '[0-9]+ \(.*, on |.*, (of the cluster )?on the host: )"
 )
 
 

@@ -92,7 +92,7 @@ def test_the_module_finds_a_socket_of_this_machine_and_the_session_although_sudo
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        code, output = ansible("ansible", "localhost", "-m", "listening_ports")
+        code, output = ansible("ansible", "localhost", "-m", "host_survey")
         found = yaml.safe_load(output.split("=>", 1)[1])
         mine = [one for one in found["listeners"] if one["port"] == port]
         assert code == 0

@@ -70,6 +70,8 @@ REFUSED = re.compile(
     r"|Fatal error: the truncated file).*"
 )
 PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,FragmentPath"
+# Of a snapshot whose format it does not know.
+UNKNOWN_FORMAT = re.compile("Can't handle RDB format")
 
 
 @dataclass
@@ -200,6 +202,12 @@ def refusal(params: dict[str, Any]) -> str:
 def advice(params: dict[str, Any]) -> str:
     """Return what an operator can do about a server that does not come up."""
     refused = refusal(params)
+    if refused and UNKNOWN_FORMAT.search(refused):
+        return (
+            f"Redis refuses its data: {refused}. They are not damaged and were not changed: a newer Redis, or Valkey, "
+            "wrote them, and playbooks/repair.yml says which version reads them. Have that version serve them, or take "
+            "the data of before with playbooks/restore.yml, which keeps these files aside."
+        )
     if refused:
         # One file that was cut, and not the last: that Redis has shortened it before it refused it.
         unchanged = "" if "truncated" in refused else " They were not changed."

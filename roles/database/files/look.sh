@@ -24,7 +24,7 @@ if [ -n "$loaded" ]; then
   pid=$(head -n 1 "/var/lib/postgresql/$version/main/postmaster.pid")
   tls=$(getent group "$(stat --format %G "$key" 2>/dev/null)" | cut -d: -f3)
   # Its confinement counts from the next start on.
-  confined=/etc/systemd/system/postgresql@.service.d/managed.conf
+  confined=/etc/systemd/system/postgresql@$version-main.service.d/managed.conf
   started=$(($(date +%s) - $(ps --format etimes= --pid "$pid")))
   [ ! -e "$confined" ] || [ "$(stat --format %Y "$confined")" -le $((started + 1)) ] || echo "unconfined=yes"
   # A process has the groups that its user had when it started.
