@@ -31,6 +31,12 @@ from times.record import Recorder
 PROJECT = Path(__file__).resolve().parent.parent
 OUTPUT = PROJECT / "output"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "--durations=5"]
+# Of each run of Ansible: tests/callback has what these are.
+ANSIBLE = {
+    "ANSIBLE_CALLBACK_PLUGINS": str(PROJECT / "tests/callback"),
+    "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.timer,record_tasks,share_work",
+    "TEST_MODULES": str(OUTPUT / "modules"),
+}
 # How often a line says what is going on, in seconds.
 NEWS = 60
 BEGAN = time.monotonic()
@@ -177,7 +183,7 @@ class Runner:
                 process = subprocess.Popen(
                     ["nice", "-n", str(part.nice), *part.command(lab)],
                     cwd=PROJECT,
-                    env={**os.environ, **self.recorder.environment, **part.environment(lab)},
+                    env={**os.environ, **ANSIBLE, **self.recorder.environment, **part.environment(lab)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -228,7 +234,8 @@ def clean() -> None:
     OUTPUT.mkdir(exist_ok=True)
     for path in [*OUTPUT.glob("*.xml"), *OUTPUT.glob("*.log")]:
         path.unlink()
-    shutil.rmtree(OUTPUT / "molecule", ignore_errors=True)
+    for name in ("molecule", "modules"):
+        shutil.rmtree(OUTPUT / name, ignore_errors=True)
 
 
 def main(words: list[str]) -> int:
