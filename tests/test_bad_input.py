@@ -208,7 +208,8 @@ BALANCER: list[tuple[str, Any, str]] = [
 ]
 # What this very machine is, and what is on it, does not matter here.
 OWN = re.compile(
-    r"^((distribution( of a database host)?|version of Python|(version of|security fixes in) the package redis-server): "
+    r"^((distribution( of a database host)?|version of Python): "
+    r"|(version of|security fixes in) the package redis-server: "
     # Other tests have servers here, and labs have ports.
     r"|a Redis that this bundle did not set up: "
     r"|[a-z_ ]*ports?[a-z_ ]*: found '[0-9]+ \(.*, on |.*, (of the cluster )?on the host: )"

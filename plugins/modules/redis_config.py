@@ -267,8 +267,8 @@ class Run:
                 words = line.split()
                 if len(words) > 2 and [word.lower() for word in words[:2]] == ["rename-command", "config"]:
                     raise ConfError(
-                        f"{self.path}, line {number}: found rename-command CONFIG, which leaves no command of that name; "
-                        "expected no such line, as users' rules say who may run it. Take it out, and restart the server"
+                        f"{self.path}, line {number}: found rename-command CONFIG, which leaves no such command; "
+                        "expected no such line: users' rules say who may run it. Take it out, and restart Redis"
                     ) from error
             raise
 
