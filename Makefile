@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up verify down lint test test-quick test-times audit-mutate bench-converge bench-app \
-	bench-backup drill-outage drill-cold drill-fanout drill-recovery clean
+	bench-backup drill-outage drill-cold drill-fanout drill-recovery drill-interrupt clean
 # Compiled once, not by each of hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -66,6 +66,10 @@ drill-fanout: ## Send updates through two instances to 200 WebSockets; OPTIONS="
 drill-recovery: ## Lose both hosts of the lab, rebuild them from the backup, and report how long it took (about three minutes)
 	@requirements/install test
 	@drills/recovery
+
+drill-interrupt: ## Kill site.yml at each task that changes something, run it again, and check; OPTIONS="--places 10"
+	@requirements/install test
+	@.venv/bin/python -m drills.interrupt $(OPTIONS)
 
 bench-backup: ## Time a backup and a restore of 1 GB against the bare work (about three minutes)
 	@requirements/install test

@@ -20,8 +20,11 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
+from ansible import module_utils
 
 PROJECT = Path(__file__).resolve().parent.parent
+# Where the libraries of modules find one another, as on a host.
+module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 
 
 def load(path: str, name: str) -> ModuleType:

@@ -5,7 +5,7 @@
 --quick runs what needs no lab, but for the tests of databackup, and asks the hosts of `make up` when they are there.
 
 Hosts mostly wait for the controller and the controller for hosts, so several parts run at once: as many scenarios as
-LABS (3 unless the environment says otherwise), each in a lab of its own beside the one of `make up`, and one after
+LABS (4 unless the environment says otherwise), each in a lab of its own beside the one of `make up`, and one after
 another what needs no lab, at the lowest priority. What a part prints goes to output/PART.log, and is shown when it has
 ended. Ends with the number of tests; fails if a part failed or ran none. Every lab that it made is removed at the end,
 whatever happens. What took how long is written below output/times, for `make test-times`.
@@ -31,6 +31,12 @@ from times.record import Recorder
 PROJECT = Path(__file__).resolve().parent.parent
 OUTPUT = PROJECT / "output"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "--durations=5"]
+# Of each run of Ansible: tests/callback has what these are.
+ANSIBLE = {
+    "ANSIBLE_CALLBACK_PLUGINS": str(PROJECT / "tests/callback"),
+    "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.timer,record_tasks,share_work",
+    "TEST_MODULES": str(OUTPUT / "modules"),
+}
 # How often a line says what is going on, in seconds.
 NEWS = 60
 BEGAN = time.monotonic()
@@ -97,12 +103,13 @@ def scenario(name: str, nice: int) -> Part:
 
 def parts() -> list[Part]:
     """Return all parts, in the order in which they begin."""
-    production = [f"playbooks/{name}.yml" for name in ("site", "verify", "rebuild", "restore", "repair")]
+    production = [f"playbooks/{name}.yml" for name in ("site", "verify", "rebuild", "restore", "repair", "adopt")]
     syntax = ["ansible-playbook", "-i", "inventory/production", *production, "--syntax-check"]
     return [
         scenario("standalone", nice=0),
         scenario("scaled", nice=5),
         scenario("recovery", nice=10),
+        scenario("adoption", nice=10),
         Part("linters", lambda lab: ["tests/lint"], tests=False),
         Part("syntax", lambda lab: syntax, tests=False),
         pytest_part("unit", "-p", "no:cacheprovider", "tests"),
@@ -177,7 +184,7 @@ class Runner:
                 process = subprocess.Popen(
                     ["nice", "-n", str(part.nice), *part.command(lab)],
                     cwd=PROJECT,
-                    env={**os.environ, **self.recorder.environment, **part.environment(lab)},
+                    env={**os.environ, **ANSIBLE, **self.recorder.environment, **part.environment(lab)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -228,7 +235,8 @@ def clean() -> None:
     OUTPUT.mkdir(exist_ok=True)
     for path in [*OUTPUT.glob("*.xml"), *OUTPUT.glob("*.log")]:
         path.unlink()
-    shutil.rmtree(OUTPUT / "molecule", ignore_errors=True)
+    for name in ("molecule", "modules"):
+        shutil.rmtree(OUTPUT / name, ignore_errors=True)
 
 
 def main(words: list[str]) -> int:
@@ -245,7 +253,7 @@ def main(words: list[str]) -> int:
     clean()
     wanted = quick() if "--quick" in words else [known[word] for word in words or known]
     with Recorder(OUTPUT / "times") as recorder:
-        runner = Runner(list(wanted), int(os.environ.get("LABS", "3")), recorder)
+        runner = Runner(list(wanted), int(os.environ.get("LABS", "4")), recorder)
         try:
             runner.run()
         except KeyboardInterrupt:

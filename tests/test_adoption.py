@@ -80,6 +80,9 @@ class Service:
     def start(self, seconds: float) -> None:
         self.start_apart([])
 
+    def reload(self) -> None:
+        pass
+
     def enable(self) -> None:
         self.boots.touch()
 
@@ -245,15 +248,8 @@ class Host:
 
 
 @pytest.fixture(autouse=True)
-def no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask no systemd to read its units again."""
-    real = subprocess.run
-
-    def run(words: Any, *rest: Any, **options: Any) -> Any:
-        return real(["true"] if words[:2] == ["systemctl", "daemon-reload"] else words, *rest, **options)
-
-    monkeypatch.setattr(adoption.subprocess, "run", run)
-    # A run that is killed lets clients wait for so long.
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed lets clients wait for as long."""
     monkeypatch.setattr(adoption, "PAUSE", 1.5)
 
 
@@ -368,7 +364,7 @@ def arm(host: Host, made: Adoption, step: str, when: str, what: Callable[[], Non
     setattr(owner, step, outer)
 
 
-KINDS_OF_FAULTS = {
+KINDS_OF_FAULTS: dict[str, dict[str, Any]] = {
     "dump": {"together": True},
     "append-only": {"together": True, "old_settings": {"appendonly": "yes"}},
     "elsewhere": {},

@@ -130,6 +130,7 @@ def params(tmp_path: Path) -> dict[str, Any]:
         "files": [{"path": str(unit), "content": "unit", **own}],
         "environment": {"path": str(environment), **own},
         "environment_text": "A=1\n",
+        "reads": [],
         "packages": [],
         "user": "",
     }
@@ -189,6 +190,20 @@ def test_a_process_older_than_the_link_is_a_reason_alone(
     monkeypatch.setattr(deployment, "started_at", lambda pid: 1000.0)
     seen = look(params)
     assert set(seen.reasons.values()) == {"it runs what was before the last change"}
+    assert not seen.trial
+
+
+@pytest.mark.parametrize(("age", "restarts"), [(120, False), (-120, True)], ids=["older", "newer"])
+@pytest.mark.usefixtures("systemd")
+def test_a_file_that_it_reads_at_its_start_is_a_reason_once_it_is_newer(
+    params: dict[str, Any], tmp_path: Path, age: int, restarts: bool
+) -> None:
+    # An instance started a minute ahead of now.
+    (tmp_path / "ca.crt").write_text("")
+    at = time.time() - age
+    os.utime(tmp_path / "ca.crt", (at, at))
+    seen = look(params, reads=[str(tmp_path / "ca.crt"), "/nonexistent/ca.crt"])
+    assert bool(seen.reasons) is restarts
     assert not seen.trial
 
 

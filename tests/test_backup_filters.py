@@ -70,3 +70,33 @@ def test_a_package_becomes_files(tmp_path: Path) -> None:
 def test_a_phase_ends_where_the_next_begins() -> None:
     pair = ({"name": "redis", "began": 1.0}, {"name": "app", "began": 3.5})
     assert backup.phase(pair) == {"name": "redis", "began": 1.0, "ended": 3.5}
+
+
+def key(host: str, number: int = 1) -> str:
+    """Return a public key of a host."""
+    return f"ssh-ed25519 AAAA{number} databackup@{host}"
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "keep", "expected"),
+    [
+        # Nothing is left out: what is given counts, and nothing else.
+        ([key("redis1")], [key("redis1", 2), key("app1")], [], [key("redis1")]),
+        # A host that is left out keeps its key; one that has left the inventory does not.
+        ([key("redis1")], [key("app1"), key("gone")], ["app1"], [key("redis1"), key("app1")]),
+        # A host that gave a key has no other one, and a name is not part of another one.
+        ([key("redis1")], [key("redis1", 2), key("redis11")], ["redis1"], [key("redis1")]),
+        # A key that says nothing of its host is kept for none.
+        ([], ["ssh-ed25519 AAAA", "ssh-ed25519 AAAA somebody"], ["app1", "", "somebody"], []),
+        ([key("a"), key("a")], [], [], [key("a")]),
+    ],
+)
+def test_keys_of_hosts_that_are_left_out_stay(
+    given: list[str], known: list[str], keep: list[str], expected: list[str]
+) -> None:
+    assert backup.keys(given, known, keep) == expected
+
+
+def test_hosts_of_which_there_is_no_key_are_named() -> None:
+    assert backup.keys_missing(["app1", "app2"], [key("app1"), key("app22")]) == ["app2"]
+    assert backup.keys_missing([], []) == []

@@ -151,6 +151,7 @@ APP: list[tuple[str, Any, str]] = [
     ("app_environment", {"1A": "x"}, "expected variables by name"),
     ("app_environment", {"A": ""}, "expected variables by name"),
     ("app_environment", {"A": "{{ nowhere }}"}, "found nothing ('nowhere' is undefined)"),
+    ("app_reads", ["ca.crt"], "expected a list of absolute paths on the host"),
     ("app_keep_releases", 1, "found 1; expected a whole number from 2 up"),
     ("app_health_timeout", "soon", "found 'soon'; expected seconds"),
 ]
@@ -205,11 +206,13 @@ BALANCER: list[tuple[str, Any, str]] = [
     ("load_balancer_tunnel_timeout", 0, "found 0; expected seconds"),
     ("load_balancer_drain_timeout", 0, "found 0; expected seconds"),
 ]
-# What this very machine is does not matter here.
+# What this very machine is, and what is on it, does not matter here.
 OWN = re.compile(
-    r"^(distribution( of a database host)?|version of Python|(version of|security fixes in) the package redis-server|"
-    # Other tests have servers here.
-    "a Redis that this bundle did not set up): "
+    r"^((distribution( of a database host)?|version of Python): "
+    r"|(version of|security fixes in) the package redis-server: "
+    # Other tests have servers here, and labs have ports.
+    r"|a Redis that this bundle did not set up: "
+    r"|[a-z_ ]*ports?[a-z_ ]*: found '[0-9]+ \(.*, on |.*, (of the cluster )?on the host: )"
 )
 
 

@@ -56,6 +56,23 @@ def test_what_holds_passes(played: tuple[bool, str]) -> None:
 
 
 @in_play(
+    task(
+        {"name": "size", "that": "size > 9", "expected": "much room", "warn": True},
+        {"name": "size", "that": "size > 3", "expected": "room", "warn": True},
+        {"name": "other", "that": "nowhere > 3", "expected": "a place", "warn": True},
+    ),
+    size=5,
+)
+def test_a_warning_ends_nothing(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert well
+    said = " ".join(output.split())
+    assert "test: size: found 5; expected much room. [" in said
+    assert "expected room" not in said
+    assert "expected a place" not in said
+
+
+@in_play(
     task({"name": "a", "that": "a", "expected": "a value"}, {"name": "b", "that": "b == 1", "expected": "1"}),
     REPORT,
     checks_deferred="results",

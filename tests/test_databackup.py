@@ -11,7 +11,7 @@ import pytest
 from databackup import catalog, kinds, rdb
 from databackup.restic import Restic
 from databackup.settings import Repository
-from databackup_host import REPOSITORY_PASSWORD, Host, Process, make_repository
+from databackup_host import REDIS_8, REPOSITORY_PASSWORD, VALKEY_8, Host, Process, make_repository
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,54 @@ def test_a_cut_off_stream_is_no_snapshot(host: Host) -> None:
     assert rdb.summarize(whole[i : i + 7] for i in range(0, len(whole), 7)).keys == backup["items"]
     with pytest.raises(rdb.Damaged, match="cut off"):
         rdb.summarize(iter([whole[:-9]]))
+
+
+@pytest.mark.parametrize(
+    ("head", "wanted"),
+    [
+        (REDIS_8, rdb.Origin("Redis", "8.0.2", 12)),
+        (VALKEY_8, rdb.Origin("Valkey", "8.1.1", 11)),
+        (b"VALKEY080" + VALKEY_8[9:], rdb.Origin("Valkey", "8.1.1", 80)),
+        # Cut within what it says of itself.
+        (REDIS_8[:24], rdb.Origin("Redis", "", 12)),
+        (REDIS_8[:9], rdb.Origin("Redis", "", 12)),
+        (REDIS_8[:8], None),
+        (REDIS_8.replace(b"8.0.2", b"later"), rdb.Origin("Redis", "", 12)),
+        (b"", None),
+        (b"*2\r\n$6\r\nSELECT\r\n", None),
+    ],
+)
+def test_the_first_bytes_say_who_wrote_a_snapshot(head: bytes, wanted: rdb.Origin | None) -> None:
+    assert rdb.origin(head) == wanted
+
+
+@pytest.mark.parametrize(
+    ("origin", "installed", "wanted"),
+    [
+        (("Redis", "7.0.15", 10), (7, 0, 15), False),
+        (("Redis", "7.2.6", 11), (7, 0, 15), True),
+        (("Redis", "7.2.6", 11), (7, 2, 0), False),
+        (("Valkey", "8.1.1", 11), (7, 2, 0), False),
+        (("Redis", "8.0.2", 12), (7, 2, 0), True),
+        (("Redis", "8.0.2", 12), (7, 4, 1), False),
+        (("Valkey", "9.0.1", 80), (8, 0, 2), True),
+        # That Redis has no such format: the number is damaged.
+        (("Redis", "7.0.15", 12), (7, 0, 15), False),
+        # A format that is not known here, of the version that is installed.
+        (("Redis", "9.0.0", 20), (9, 0, 0), False),
+        (("Redis", "9.1.0", 20), (9, 0, 0), True),
+    ],
+)
+def test_what_an_installed_server_does_not_read(
+    origin: tuple[str, str, int], installed: tuple[int, ...], wanted: bool
+) -> None:
+    assert rdb.Origin(*origin).beyond(installed) is wanted
+
+
+def test_a_snapshot_of_a_newer_server_is_no_damage_to_a_backup() -> None:
+    for size in (7, 4096):
+        with pytest.raises(rdb.Newer, match=r"written by Redis 8.0.2 \(RDB format 12\); the newest .* reads is 11"):
+            rdb.summarize(REDIS_8[i : i + size] for i in range(0, len(REDIS_8), size))
 
 
 def test_a_copy_of_the_repository_is_as_good(host: Host) -> None:

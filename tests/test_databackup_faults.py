@@ -26,7 +26,16 @@ from databackup.errors import Busy, Failed
 from databackup.redis_restore import Target
 from databackup.replication import Snapshot
 from databackup.restic import Restic, explain
-from databackup_host import PLAINTEXT, REDIS_PASSWORD, REPOSITORY_PASSWORD, Host, Process, make_repository, wait_for
+from databackup_host import (
+    PLAINTEXT,
+    REDIS_PASSWORD,
+    REPOSITORY_PASSWORD,
+    VALKEY_8,
+    Host,
+    Process,
+    make_repository,
+    wait_for,
+)
 
 MIB = 1 << 20
 # Of the disk that the data are on. databackup wants 64 MiB beside a backup.
@@ -423,6 +432,9 @@ def test_another_version(site: Site) -> None:
     data[5:9] = b"0099"
     write(site, bytes(data), bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), redis_version="7.0.15")
     with refused(site, "newer format under an old name", "Can't handle RDB format version 99"):
+        site.restore()
+    write(site, VALKEY_8, bytes=len(VALKEY_8), sha256=hashlib.sha256(VALKEY_8).hexdigest(), redis_version="")
+    with refused(site, "newer format of Valkey", "the backup was written by Valkey 8.1.1 .* nothing here was touched"):
         site.restore()
 
 

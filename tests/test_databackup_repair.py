@@ -19,7 +19,7 @@ import pytest
 from databackup import __main__ as program
 from databackup import kinds, redis_repair
 from databackup.errors import Failed
-from databackup_host import REDIS_PASSWORD, Host, Process, make_repository, wait_for
+from databackup_host import REDIS_7_2, REDIS_8, REDIS_PASSWORD, VALKEY_8, Host, Process, make_repository, wait_for
 
 from conftest import PROJECT
 
@@ -262,6 +262,104 @@ def test_damage_that_redis_refuses(host: Broken, path: str, change: Any, words: 
     assert host.tree() == before
 
 
+def unchecked(data: bytes) -> bytes:
+    """Return a snapshot without its checksum, as `rdbchecksum no` writes it."""
+    return data[:-8] + bytes(8)
+
+
+# What an operator has after a step back from a newer server. A format that Redis does not know says nothing of damage.
+VALKEY_9 = unchecked(b"VALKEY080" + VALKEY_8[9:].replace(b"8.1.1", b"9.0.1"))
+UNKNOWN = unchecked(b"REDIS0099" + REDIS_8[9:].replace(b"redis-ver", b"other-ver"))
+NEWER = [
+    (REDIS_7_2, r"was written by Redis 7.2.6 \(RDB format 11\), .* Redis 7.2 or newer reads it"),
+    (REDIS_8, r"was written by Redis 8.0.2 \(RDB format 12\), which Redis 7\S+ here does not read. Redis 7.4 or newer"),
+    (VALKEY_8, r"was written by Valkey 8.1.1 \(RDB format 11\), .* Redis 7.2 or newer reads it"),
+    (VALKEY_9, r"was written by Valkey 9.0.1 \(RDB format 80\), .* No Redis reads it; Valkey 9.0.1 or newer does"),
+    (b"REDIS0099" + REDIS_8[9:], r"is not whole either: its checksum is wrong"),
+    (unchecked(b"REDIS0099" + REDIS_8[9:]), r"Redis 8.0.2 \(RDB format 99\), .* Redis 8.0.2 or newer reads it"),
+    (UNKNOWN, r"a Redis that does not say its version \(RDB format 99\), .* The version that wrote it reads it"),
+    (REDIS_8[:-20], r"Redis 8.0.2 .* It is not whole either: its checksum is wrong"),
+    (REDIS_8[:-5], r"Redis 8.0.2 .* It is not whole either: the mark of its end is missing"),
+]
+
+
+@pytest.mark.parametrize("where", ["dump", "base"])
+@pytest.mark.parametrize(("data", "words"), NEWER)
+def test_the_snapshot_of_a_newer_server_is_not_damaged(
+    pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, data: bytes, words: str
+) -> None:
+    monkeypatch.setattr(kinds, "Unit", Process)
+    with copied(pristine, tmp_path, appendonly="no" if where == "dump" else "yes") as host:
+        host.damage(lambda _: data, host.data / "dump.rdb" if where == "dump" else host.base)
+        before = host.tree()
+        host.refuses()
+        found = host.state()
+        assert (found.state, found.starts, found.fixable, found.dropped) == ("newer", False, False, 0)
+        assert re.search(words, found.text), found.text
+        assert ("not whole" in found.text) is ("not whole" in words)
+        # Not even for who insists: each way would put older data in its place.
+        for choice in ((), ("--confirm",), ("--way", "restore", "--confirm"), ("--way", "fix", "--confirm")):
+            assert "there is nothing to repair" in host.repair(*choice)["msg"]
+        assert host.tree() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # The file itself says that a Redis wrote it which has no such format.
+        lambda data: b"REDIS0099" + data[9:],
+        # A value of a newer Redis under a format that has none.
+        lambda data: b"REDIS0010" + REDIS_8[9:],
+        lambda data: b"REDIX0010" + data[9:],
+        lambda data: b"REDIS00x0" + data[9:],
+    ],
+)
+def test_damage_is_not_taken_for_a_newer_server(host: Broken, change: Callable[[bytes], bytes]) -> None:
+    host.damage(change, host.base)
+    found = host.state()
+    assert found.state == "damaged", found.text
+    assert host.repair()["way"] == "restore"
+
+
+def test_a_served_file_of_a_newer_server_is_about_to_be_overwritten(host: Broken) -> None:
+    host.base.write_bytes(REDIS_8)
+    found = host.state()
+    assert (found.state, found.server) == ("newer", "serving")
+    assert "copy it now" in found.text
+    assert "BGREWRITEAOF" not in found.text
+
+
+def test_commands_of_a_newer_server_are_not_damage(host: Broken) -> None:
+    # As Redis 8 writes it.
+    expire = b"*6\r\n$10\r\nHPEXPIREAT\r\n$1\r\nh\r\n$13\r\n1895902571799\r\n$6\r\nFIELDS\r\n$1\r\n1\r\n$1\r\ng\r\n"
+    host.damage(lambda data: data + expire)
+    host.refuses()
+    found = host.state()
+    assert (found.state, found.fixable) == ("newer", False)
+    assert "Unknown command 'HPEXPIREAT'" in found.text
+    assert "Redis 7.4 or newer reads it" in found.text
+    assert "there is nothing to repair" in host.repair("--confirm")["msg"]
+
+
+def test_the_manifest_of_a_newer_server_is_read(host: Broken) -> None:
+    manifest = host.data / "appendonlydir/appendonly.aof.manifest"
+    # Redis 8 notes where the last file begins and ends.
+    host.damage(lambda data: data.replace(b"type i", b"type i startoffset 4 endoffset 5"), manifest)
+    assert host.state().state == "sound"
+    host.service.start(60)
+    assert host.call("EXISTS", f"later{LATER - 1}") == 1
+
+
+def test_a_replica_of_a_newer_server_is_named(host: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.damage(in_the_middle)
+    before = host.tree()
+    repair = kinds.repair(host.source, lambda text: None)
+    monkeypatch.setattr(repair, "_snapshot", lambda address: iter([VALKEY_8]))
+    with pytest.raises(Failed, match=r"the snapshot of redis9:6380 was written by Valkey 8.1.1 .* not damaged"):
+        repair.from_replica("redis9:6380")
+    assert host.tree() == before
+
+
 def test_what_is_sound_in_form_and_refused_by_redis(host: Broken) -> None:
     host.damage(lambda data: data.replace(b"SET", b"SEX", 1))
     assert host.state().state == "sound"
@@ -278,6 +376,22 @@ def test_a_missing_manifest_is_no_empty_server(host: Broken) -> None:
     assert (found.state, found.fixable) == ("missing", False)
     assert "would start with no data at all" in found.text
     assert host.repair()["way"] == "restore"
+
+
+def test_the_file_of_an_older_server_is_not_missing(host: Broken) -> None:
+    host.service.stop()
+    shutil.rmtree(host.data / "appendonlydir")
+    old = host.data / "appendonly.aof"
+    old.write_bytes(b"*3\r\n$3\r\nSET\r\n$3\r\nold\r\n$1\r\n1\r\n")
+    found = host.state()
+    assert (found.state, found.starts) == ("sound", True)
+    assert "as Redis before 7 writes it" in found.text
+    assert "there is nothing to repair" in host.repair("--confirm")["msg"]
+    old.write_bytes(old.read_bytes()[:-5])
+    assert host.state().state == "damaged"
+    old.write_bytes(old.read_bytes() + b"\r\n1\r\n")
+    host.service.start(60)
+    assert host.call("GET", "old") == "1"
 
 
 def test_a_damaged_file_of_a_server_that_serves_is_written_anew(host: Broken) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from drills import cold, outage, report, servers
+from drills import cold, interrupt, outage, report, servers
 from drills.client import percentile
 from drills.outage import Outcome, Sample, Timeline
 from drills.report import Aim
@@ -166,3 +169,67 @@ def test_server_that_ends_at_once_is_told_with_its_log(tmp_path: Path) -> None:
     )
     with pytest.raises(servers.NotStarted, match="what went wrong"):
         process.wait_until(lambda: False, "a server")
+
+
+PLACES = [interrupt.Place(host, f"task {number}", f"/site.yml:{number}") for number in range(5) for host in ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("count", "taken"), [(0, range(10)), (99, range(10)), (1, [9]), (3, [2, 5, 9]), (5, range(1, 10, 2))]
+)
+def test_places_are_spread_over_the_whole_run(count: int, taken: Sequence[int]) -> None:
+    assert interrupt.spread(PLACES, count) == [PLACES[number] for number in taken]
+
+
+def test_a_place_is_taken_once_and_those_before_it_are_done() -> None:
+    assert interrupt.distinct([PLACES[0].line, PLACES[1].line, PLACES[0].line, ""]) == PLACES[:2]
+    assert interrupt.after(PLACES, PLACES[7]) == PLACES[8:]
+    assert interrupt.after(PLACES, PLACES[9]) == []
+
+
+SITE = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - {name: Look, ansible.builtin.command: "true", changed_when: false}
+    - {name: One, ansible.builtin.command: "touch {{ folder }}/one"}
+    - {name: Two, ansible.builtin.shell: "cd {{ folder }}; touch two; sleep 3; touch late"}
+    - {name: Three, ansible.builtin.command: "touch {{ folder }}/three"}
+"""
+
+
+def test_a_run_is_killed_at_a_recorded_place_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "site.yml").write_text(SITE)
+    playbook = Path(sys.executable).parent / "ansible-playbook"
+
+    def run(folder: str, **environment: str) -> tuple[int, set[str]]:
+        (tmp_path / folder).mkdir()
+        given = {name: str(tmp_path / value) for name, value in environment.items() if name != "INTERRUPT_SECONDS"}
+        done = subprocess.run(
+            [playbook, "-i", "localhost,", "-c", "local", "-e", f"folder={tmp_path / folder}", tmp_path / "site.yml"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(servers.PROJECT / "ansible.cfg"),
+                "ANSIBLE_CALLBACK_PLUGINS": str(servers.PROJECT / "drills/callback"),
+                "ANSIBLE_CALLBACKS_ENABLED": "interrupt",
+                "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+                **{**environment, **given},
+            },
+            capture_output=True,
+            check=False,
+            start_new_session=True,
+        )
+        return done.returncode, {path.name for path in (tmp_path / folder).iterdir()}
+
+    assert run("whole", INTERRUPT_RECORD="places") == (0, {"one", "two", "late", "three"})
+    places = interrupt.distinct((tmp_path / "places").read_text().splitlines())
+    assert [place.task for place in places] == ["One", "Two", "Three"]
+    (tmp_path / "at").write_text("".join(f"{place.line}\n" for place in places[1:]))
+    code, left = run("after", INTERRUPT_AT="at", INTERRUPT_MET="met")
+    assert (code, left) == (interrupt.KILLED, {"one", "two", "late"})
+    assert interrupt.Place.read((tmp_path / "met").read_text()) == places[1]
+    code, left = run("during", INTERRUPT_AT="at", INTERRUPT_MET="met", INTERRUPT_SECONDS="1")
+    assert code == interrupt.KILLED
+    assert "three" not in left
+    assert "late" not in left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -11,6 +12,10 @@ from typing import Any
 import pytest
 from test_bad_input import GONE, SECRET, Faults, each, faulty, names, names_of, run, variables
 
+from conftest import PROJECT
+
+# An authority's certificate without its key.
+PKI = PROJECT / "tests/inventory/pki"
 # Five at once on one host, each of another role or kind.
 FIVE: dict[str, Any] = {
     "redis_password": GONE,
@@ -41,6 +46,8 @@ WRONG: Faults = {
         "newline": ({"firewall_table": "quantdesk\n"}, ["firewall_table"]),
         "zone": ({"redis_bind": ["::1%x\nprotected-mode no"]}, ["redis_bind"]),
         "unnamed": ({"app_name": "quantdesk\n"}, ["app_name"]),
+        # A second controller: the host trusts an authority that this one does not have.
+        "another authority": ({"certificates_path": str(PKI)}, ["authority that the host trusts"]),
         "leaking": ({"redis_password": f"{SECRET}{{{{ nowhere }}}}"}, ["redis_password"]),
     },
     "second": {
@@ -62,6 +69,7 @@ WRONG: Faults = {
             {"firewall_allow": [{"name": "redis", "ports": [6380], "from": "10.0.0.1"}]},
             ["firewall_allow"],
         ),
+        "authority without key": ({"certificates_ca_dir": str(PKI)}, ["authority in certificates_ca_dir"]),
         "locked": ({"firewall_ssh_from": ["203.0.113.0/24", "2001:db8::/32"]}, ["firewall_ssh_from"]),
         # A wrong path, and what is derived from it.
         "blank": (
@@ -84,7 +92,7 @@ RIGHT: dict[str, dict[str, dict[str, Any]]] = {
     "client": {
         "client": {
             "certificates_source": "files",
-            "certificates_files": {"ca": __file__},
+            "certificates_files": {"ca": f"{PKI}/ca.crt"},
             "certificates_host": False,
         },
     },
@@ -98,6 +106,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
     # Taken, so that nobody else listens there, and refusing.
     closed = socket.socket()
     closed.bind(("127.0.0.1", 0))
+    # Another program's.
+    busy = socket.create_server(("127.0.0.1", 0))
     # Where the preflight thinks that Ansible comes from.
     patch.setenv("SSH_CONNECTION", "198.51.100.7 50000 192.0.2.10 22")
     wrong = {host: faulty(WRONG, host) for host in WRONG}
@@ -110,6 +120,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
         **wrong,
         **right,
         "five": good(**FIVE),
+        "taken": good(redis_tls_port=busy.getsockname()[1], redis_bind=["127.0.0.1"]),
+        "elsewhere": good(redis_tls_port=busy.getsockname()[1], redis_bind=["192.0.2.10"]),
         "away": good(
             ansible_connection="ssh",
             ansible_host="127.0.0.1",
@@ -122,6 +134,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
     finally:
         patch.undo()
         closed.close()
+        busy.close()
 
 
 def test_five_problems_of_one_host_stand_in_one_message(several: subprocess.CompletedProcess[str]) -> None:
@@ -145,11 +158,33 @@ def test_refuses_a_rule_that_would_lock_ansible_out(several: subprocess.Complete
     assert "networks that include 198.51.100.7, from which Ansible is connected" in several.stdout
 
 
+def test_tells_which_authority_the_host_trusts_and_what_to_do(several: subprocess.CompletedProcess[str]) -> None:
+    told = "authority that the host trusts: found 'Authority of the tests, SHA-256 "
+    assert told in several.stdout
+    assert "; and in certificates_ca_dir none'; expected the authority of the host" in several.stdout
+    assert "Copy that folder from the controller that made the authority" in several.stdout
+    assert (
+        "authority in certificates_ca_dir: found 'ca.crt without ca.key'; expected ca.crt, and the ca.key"
+        in several.stdout
+    )
+
+
 def test_a_host_that_does_not_answer_is_one_more_problem_and_its_inputs_are_checked(
     several: subprocess.CompletedProcess[str],
 ) -> None:
     assert names(several, "away") == ["connection", "redis_maxmemory"]
     assert "Connection refused" in several.stdout
+
+
+def test_a_port_of_another_program_is_refused_with_its_name(several: subprocess.CompletedProcess[str]) -> None:
+    report = several.stdout.rsplit("fatal:", 1)[1]
+    lines = [line for line in report.splitlines() if "ports of other programs: found" in line]
+    mine = [line for line in lines if f"process {os.getpid()}" in line]
+    assert len(mine) == 1, several.stdout
+    # Whoever listens on one address is no hindrance on another.
+    assert "taken" in mine[0].rsplit("[", 1)[1]
+    assert "elsewhere" not in mine[0].rsplit("[", 1)[1]
+    assert "expected ports that no other program listens on: stop that program for good" in mine[0]
 
 
 def test_a_secret_that_cannot_be_templated_is_not_shown(several: subprocess.CompletedProcess[str]) -> None:
@@ -158,7 +193,7 @@ def test_a_secret_that_cannot_be_templated_is_not_shown(several: subprocess.Comp
 
 def test_changes_nothing_on_any_host(several: subprocess.CompletedProcess[str]) -> None:
     changed = re.findall(r"^(\w+) .*changed=(\d+)", several.stdout, re.MULTILINE)
-    assert len(changed) == 8
+    assert len(changed) == 10
     assert {count for _, count in changed} == {"0"}
 
 

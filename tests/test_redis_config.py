@@ -488,6 +488,14 @@ def test_secrets_are_masked_in_the_most_talkative_output(host: Host) -> None:
     assert "rename-command DEBUG hidden-name" in host.file.read_text()
 
 
+def test_a_file_that_takes_config_away_is_named_with_the_line_and_without_the_name(host: Host) -> None:
+    host.start("maxmemory 10mb\nrename-command CONFIG hidden-name\n")
+    result = host.converge(directives={"maxmemory": "20mb"})
+    assert f"{host.file}, line 5: found rename-command CONFIG" in result["msg"]
+    assert "hidden-name" not in result["msg"]
+    assert "maxmemory 10mb" in host.file.read_text()
+
+
 def test_the_first_append_only_file_holds_all_data_before_the_file_says_so(host: Host) -> None:
     host.start("save ''\nrdb-key-save-delay 20000\n")
     with host.client() as client:

@@ -155,6 +155,14 @@ def test_data_that_redis_refuses_have_two_ways_out(tmp_path: Path) -> None:
     assert "repair.yml" not in service.advice(params)
 
 
+def test_data_of_a_newer_redis_are_not_called_damaged(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("Redis is starting\n1:M 1 Jan 2026 00:00:00.000 # Can't handle RDB format version 12\n")
+    said = service.advice({"config_file": str(tmp_path / "redis.conf"), "log_file": str(log), "unit": "none"})
+    assert "Can't handle RDB format version 12. They are not damaged and were not changed: a newer Redis" in said
+    assert "fix" not in said
+
+
 def test_nothing_to_do_is_no_change() -> None:
     assert service.plan(state(), True, []).changes is False
 

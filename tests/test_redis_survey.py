@@ -415,8 +415,28 @@ def test_somebody_else_s_program_is_not_shown_a_login(run: Start, tmp_path: Path
     assert survey(process.pid, login("secret", port=port + 1))["login"] == "refused"
     found = survey(process.pid, login("secret", port=port))
     assert (found["login"], found["user"]) == ("accepted", "12345")
-    log = call(port, "ACL", "LOG", password="secret")
-    assert log == []
+    assert call(port, "ACL", "LOG", password="secret") == []
+
+
+@ROOT
+@pytest.mark.parametrize(
+    ("owner", "included", "expected"), [(0, False, "refused"), (12345, False, "accepted"), (12345, True, "refused")]
+)
+def test_a_password_goes_only_to_the_server_whose_file_holds_it(
+    run: Start, tmp_path: Path, owner: int, included: bool, expected: str
+) -> None:
+    """A program may say on its command line that a file is its own which it cannot read."""
+    port = free_port()
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    (tmp_path / "theirs.conf").write_text("requirepass secret\n")
+    password = f"include {tmp_path}/theirs.conf" if included else "requirepass secret"
+    path = config(tmp_path, f"port {port}\nset-proc-title no\n{password}\nsave ''\n")
+    os.chown(path, owner, owner)
+    process = run(path, user=12345, group=12345, extra_groups=[])
+    found = survey(process.pid)
+    assert (found["config_file"], found["login"]) == (path, expected)
+    assert call(port, "ACL", "LOG", password="secret") == []
 
 
 @ROOT

@@ -27,8 +27,11 @@ because a variable is undefined is a failed check that says so, not the end of t
 variable `name`. With `secret: true` the value is never shown, only its length. A check whose `when` is false is
 dropped, or, where `otherwise` gives the reason, recorded as `n/a`, which never fails.
 
-A check with a `problem` is one that has failed elsewhere, such as in a filter: that text, which may come from a host and is
-evaluated by nobody, is what was found.
+A check with a `problem` has failed elsewhere, such as in a filter: that text, which may come from a host and is evaluated
+by nobody, is what was found.
+
+A check with `warn: true` that does not hold is a warning, and no part of the report; one that cannot be evaluated is
+nothing, as another check names what it lacks.
 
 A check with `after: [redis_password]` is left out when one of that name, earlier in the list, has failed.
 
@@ -276,6 +279,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             if failed & set(check.get("after", [])):
                 continue
             result = self._check(subject, check)
+            if check.get("warn"):
+                if result is not None and result["verdict"] == FAILED and not result["found"].startswith("nothing ("):
+                    problems = group_problems({task_vars["inventory_hostname"]: [result]})
+                    self._display.warning(f"{subject}: {problems[0]}")
+                continue
             if result is not None:
                 fresh.append(result)
                 failed |= {result["name"]} if result["verdict"] == FAILED else set()

@@ -117,8 +117,8 @@ def obstacles(server: Server, ours: str, maxmemory: int, mode: str) -> list[Obst
         refuse(
             "renamed commands",
             ", ".join(others),
-            "none that clients may use by another name, which the new server does not have. Change the clients, and take "
-            'the lines out or switch the commands off (rename-command NAME "")',
+            "none that clients may use by another name, which the new server lacks. Change the clients, and take "
+            'the lines out, or switch the commands off (rename-command NAME "")',
         )
     used = int(server["used_memory"] or 0)
     if mode == "keep" and maxmemory and used > maxmemory * SLACK:

@@ -86,6 +86,24 @@ def source_problems(sources: Any) -> list[str]:
     return wrong
 
 
+def host_of(key: str) -> str:
+    """Return the host that a public key is of, as `databackup@NAME` at its end says; empty where nothing says so."""
+    words = str(key).split()
+    return words[-1].removeprefix("databackup@") if words and words[-1].startswith("databackup@") else ""
+
+
+def keys(given: Iterable[str], known: Iterable[str], hosts: Iterable[str]) -> list[str]:
+    """Return the given keys, and of those known from earlier runs the ones of hosts that gave none."""
+    kept = set(hosts) - {"", *map(host_of, given)}
+    return list(dict.fromkeys([*given, *(key for key in known if host_of(key) in kept)]))
+
+
+def keys_missing(hosts: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return the hosts of which there is no key."""
+    names = {host_of(key) for key in known}
+    return [host for host in hosts if host not in names]
+
+
 def phase(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> dict[str, Any]:
     """Return for recovery_report a phase, from its beginning and that of the next one."""
     return {"name": pair[0]["name"], "began": pair[0]["began"], "ended": pair[1]["began"]}
@@ -99,6 +117,8 @@ class FilterModule:
         return {
             "rebuild_phase": phase,
             "backup_text": text,
+            "backup_keys": keys,
+            "backup_keys_missing": keys_missing,
             "backup_program": program,
             "backup_source_files": source_files,
             "backup_retention": retention,

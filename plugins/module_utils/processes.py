@@ -13,7 +13,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # Where containers are in the tree of control groups.
@@ -37,21 +37,21 @@ class Process:
     """What the kernel says of a process."""
 
     pid: int
-    name: str
-    program: str
-    parent: int
-    uid: int
-    cwd: str
+    name: str = ""
+    program: str = ""
+    parent: int = 0
+    uid: int = 0
+    cwd: str = "/"
     # Words of its command line while they can be read: Redis writes its title over them.
-    words: list[str]
+    words: list[str] = field(default_factory=list)
     # Path in the tree of control groups, below that of process 1.
-    group: str
+    group: str = ""
     # Which namespaces it is in, as `/proc/PID/ns` names them.
-    network: str
-    mounts: str
+    network: str = ""
+    mounts: str = ""
     # Its root directory, as this process sees it.
-    root: str
-    container: str
+    root: str = "/"
+    container: str = ""
 
     def path(self, path: str) -> str:
         """Return where a file of the process is for this one; links are followed within its own root."""

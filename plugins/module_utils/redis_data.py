@@ -28,8 +28,8 @@ def is_ours(unit_file: str) -> bool:
     return bool(OUR_UNIT.fullmatch(unit_file)) and OURS in read(unit_file)
 
 
-def configured_folders() -> dict[str, set[str]]:
-    """Return the data folders that units and configurations of this host name, each with its snapshots' names."""
+def configured_folders() -> set[str]:
+    """Return the data folders that units and configurations of this host name."""
     files = {path for pattern in USUAL for path in glob.glob(pattern)}
     places = dict[str, str]()
     for folder in UNITS:
@@ -44,26 +44,23 @@ def configured_folders() -> dict[str, set[str]]:
                 if file.startswith("/"):
                     files.add(file)
                     places[file] = working[1].strip() if working else ""
-    result = dict[str, set[str]]()
-    here = Process(0, "", "", 0, 0, "/", [], "", "", link("/proc/self/ns/mnt"), "/", "")
+    result = set[str]()
+    here = Process(os.getpid(), mounts=link("/proc/self/ns/mnt"))
     for path in files:
         config = load(here, path)
         lines = config.lines("dir")
         folder = os.path.join(places.get(path, ""), lines[-1][0] if lines and lines[-1] else "")
         if folder.startswith("/"):
-            result.setdefault(os.path.realpath(folder), set()).add(config.value("dbfilename"))
+            result.add(os.path.realpath(folder))
     return result
 
 
 def data_files(used: Iterable[str]) -> list[dict[str, Any]]:
     """Return the snapshots and append-only files in data folders, but for those that a running server uses."""
-    folders = configured_folders()
-    for pattern in DATA:
-        for path in glob.glob(pattern):
-            folders.setdefault(os.path.realpath(path), set())
+    folders = configured_folders() | {os.path.realpath(path) for pattern in DATA for path in glob.glob(pattern)}
     taken = {os.path.realpath(path) for path in used if path}
     result = []
-    for folder in sorted(set(folders) - taken):
+    for folder in sorted(folders - taken):
         for path in _listed(folder):
             if entry := _data_file(path):
                 result.append({**entry, "ours": _our_folder(folder)})

@@ -150,6 +150,16 @@ def trusted(one: Process, unit: str, login: Mapping[str, Any], ports: set[int]) 
     return bool(unit) or _user(one) in ACCOUNTS
 
 
+def _own_logins(one: Process, unit: str, config: Configuration) -> list[dict[str, Any]]:
+    """Return the logins in a server's configuration; none where it may only pretend that the file is its own."""
+    logins: list[dict[str, Any]] = config.logins()
+    with contextlib.suppress(OSError):
+        # What it includes may be somebody else's.
+        if config.file and os.stat(one.path(config.file)).st_uid == one.uid and not config.lines("include"):
+            return logins
+    return [login for login in logins if trusted(one, unit, login, set())]
+
+
 def _number(text: str) -> int:
     return int(text) if re.fullmatch(r"-?\d+", text) else 0
 
@@ -165,7 +175,7 @@ def describe(
     if not config.file:
         config = by_looks(one, config, ports, socket_path)
     allowed = [login for login in logins if trusted(one, unit, login, ports)]
-    answers = reach(one, ways(socket_path, listening, config), config, [*config.logins(), *allowed])
+    answers = reach(one, ways(socket_path, listening, config), config, [*_own_logins(one, unit, config), *allowed])
     file = answers.info.get("config_file", config.file)
     if not file:
         config = Configuration(given=config.given)
@@ -174,7 +184,9 @@ def describe(
         config = Configuration(file, again.problem, again.entries, config.given)
         if not answers.config and config.renamed().get("CONFIG"):
             # Only now is it known by which name it goes.
-            answers = reach(one, ways(socket_path, listening, config), config, [*config.logins(), *allowed])
+            answers = reach(
+                one, ways(socket_path, listening, config), config, [*_own_logins(one, unit, config), *allowed]
+            )
     info, live = answers.info, answers.config
 
     def value(name: str) -> str:
@@ -190,11 +202,11 @@ def describe(
         port = min(ports - {tls_port}, default=0)
     loading = info.get("loading") == "1"
     databases = {name[2:]: _number(re.sub(r"keys=(\d+).*", r"\1", text)) for name, text in info.items() if _is_db(name)}
-    link = [info.get("master_host", ""), info.get("master_port", "")] if info else value("replicaof").split()
+    primary = [info.get("master_host", ""), info.get("master_port", "")] if info else value("replicaof").split()
     replicas = [
         dict(word.split("=", 1) for word in text.split(",")) for name, text in info.items() if _is_replica(name)
     ]
-    role = info.get("role", "slave" if link[:1] not in ([], [""]) else "master")
+    role = info.get("role", "slave" if primary[:1] not in ([], [""]) else "master")
     return {
         "pid": one.pid,
         "program": one.program,
@@ -218,7 +230,7 @@ def describe(
         "login_problem": answers.problem,
         "loading": loading,
         "role": "slave" if role == "slave" else "master",
-        "primary": ":".join(link) if role == "slave" else "",
+        "primary": ":".join(primary) if role == "slave" else "",
         "replicas": [f"{replica.get('ip', '')}:{replica.get('port', '')}" for replica in replicas],
         "cluster": info.get("cluster_enabled", "1" if value("cluster-enabled") == "yes" else "0") == "1",
         "keys": sum(databases.values()) if info and not loading else None,

@@ -6,11 +6,14 @@ given every login that may be valid, the wanted one first.
 
 from __future__ import annotations
 
+import ssl
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.resp import Client, ErrorReply
+from ansible.module_utils.redis_peer import held_by, main_pid, older_than
+from ansible.module_utils.resp import Client, ErrorReply, ProtocolError
 
 # What `argument_spec` says of the options that the modules share.
 SERVER_OPTIONS: dict[str, Any] = {
@@ -36,6 +39,9 @@ SERVER_OPTIONS: dict[str, Any] = {
     },
     # The login that this host last knew, as redis_users leaves it for operators; tried after the first of `logins`.
     "credentials_file": {"type": "path"},
+    # Its process is taken for the server although it shows a certificate that `ca_file` has not signed, as it does when
+    # its files were replaced. No other process gets a password.
+    "trusted_unit": {"type": "str"},
     # Seconds for a connection and each reply, and for a server that is still loading its data.
     "timeout": {"type": "float", "default": 5.0},
     "loading_timeout": {"type": "float", "default": 60.0},
@@ -44,6 +50,10 @@ SERVER_OPTIONS: dict[str, Any] = {
 
 class Refused(Exception):
     """The server is there and cannot be used; the message says why and what to do."""
+
+
+class Stale(Refused):
+    """The server refuses this host's own certificate: it knows another authority than its files have now."""
 
 
 def credentials(file: str | None) -> list[dict[str, Any]]:
@@ -93,6 +103,53 @@ def login(client: Client, logins: list[dict[str, Any]], address: str) -> str | N
     return None
 
 
+def open_to(params: dict[str, Any]) -> Client:
+    """Return a connection to the server, verified; or to the unit's own process, which needs no other proof."""
+    server = params["server"]
+    way: dict[str, Any] = {"server_name": server["server_name"], "timeout": params["timeout"]}
+    try:
+        own = {"ca_file": server["ca_file"], "cert_file": server["cert_file"], "key_file": server["key_file"]}
+        return Client(server["host"], server["port"], **own, **way)
+    except ssl.SSLCertVerificationError:
+        unit = params.get("trusted_unit")
+        if not unit:
+            raise
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if server["cert_file"]:
+            context.load_cert_chain(server["cert_file"], server["key_file"])
+        client = Client(server["host"], server["port"], context=context, **way)
+        if client.answered_by(lambda connection: held_by(connection, main_pid(unit))):
+            return client
+        # Somebody else's, or closed by now, as the server does with a certificate that it does not know.
+        client.close()
+        raise
+
+
+def restart_stale(params: dict[str, Any], seconds: float) -> Client | None:
+    """Restart the unit that refuses this host's certificate, and return a connection; raises Refused.
+
+    Nothing else makes a server take another authority that lets nobody in. It is done only when its files changed since
+    it started: then a restart is what they wait for.
+    """
+    unit = params["trusted_unit"]
+    if subprocess.run(["systemctl", "restart", unit], capture_output=True, check=False).returncode != 0:
+        raise Refused(f"{unit} refuses the certificate of this host, and does not restart; see journalctl -u {unit}")
+    deadline = time.monotonic() + seconds
+    while True:
+        client = connect(params)
+        if client is not None or time.monotonic() > deadline:
+            return client
+        time.sleep(0.1)
+
+
+def stale(params: dict[str, Any]) -> bool:
+    """Tell whether the files of TLS changed since the unit's process started."""
+    server, unit = params["server"], params.get("trusted_unit")
+    files = [server["ca_file"], server["cert_file"], server["key_file"]]
+    return bool(unit) and older_than(main_pid(str(unit)), files)
+
+
 def connect(params: dict[str, Any]) -> Client | None:
     """Return an authenticated connection to a server that has its data; None when nobody listens there.
 
@@ -102,25 +159,23 @@ def connect(params: dict[str, Any]) -> Client | None:
     server, loading_timeout = params["server"], params["loading_timeout"]
     address = where(server)
     try:
-        client = Client(
-            server["host"],
-            server["port"],
-            ca_file=server["ca_file"],
-            server_name=server["server_name"],
-            cert_file=server["cert_file"],
-            key_file=server["key_file"],
-            timeout=params["timeout"],
-        )
+        client = open_to(params)
     except ConnectionRefusedError:
         return None
     except OSError as error:
-        raise Refused(
-            f"a server listens on {address}, but no connection came about: {type(error).__name__}: {error}"
-        ) from error
+        message = f"a server listens on {address}, but no connection came about: {type(error).__name__}: {error}"
+        outdated = isinstance(error, ssl.SSLError) and server["cert_file"] and stale(params)
+        raise (Stale if outdated else Refused)(message) from error
     try:
         # What this host knew last comes before what others may have left: it is the same user, before its change.
         first, *others = params["logins"] or [{"username": "default", "password": None}]
-        login(client, [first, *credentials(params["credentials_file"]), *others], address)
+        try:
+            login(client, [first, *credentials(params["credentials_file"]), *others], address)
+        except (OSError, ProtocolError) as error:
+            # TLS 1.3 lets a client speak before its certificate is refused.
+            if server["cert_file"] and not isinstance(error, TimeoutError) and stale(params):
+                raise Stale(f"the server on {address} ends the connection: {type(error).__name__}: {error}") from error
+            raise
         deadline = time.monotonic() + loading_timeout
         while True:
             # INFO is served while the data is loaded, and says how long it will take.

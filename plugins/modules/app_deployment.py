@@ -47,6 +47,11 @@ options:
   environment_text:
     description: Its text, never shown. Not within O(environment), as Ansible writes that into the host's journal.
     type: str
+  reads:
+    description: Other files that an instance reads at its start only, such as trusted authorities.
+    type: list
+    elements: path
+    default: []
   packages: {description: "Debian packages to look for.", type: list, elements: str, default: []}
   user: {description: User to look for., type: str, default: ""}
 """
@@ -196,7 +201,7 @@ def look_at(params: dict[str, Any], port: int, known: dict[str, str]) -> Instanc
 def changed_at(params: dict[str, Any]) -> float:
     """Return when what instances are started from last changed."""
     units = [file["path"] for file in files_of(params) if not file["path"].endswith((".socket", ".target"))]
-    paths = [path for path in [params["current"], *units] if os.path.lexists(path)]
+    paths = [path for path in [params["current"], *units, *params["reads"]] if os.path.lexists(path)]
     return max((os.lstat(path).st_mtime for path in paths), default=0.0)
 
 
@@ -493,6 +498,7 @@ def main() -> None:
             "files": {"type": "list", "elements": "dict", "default": [], "options": FILE_OPTIONS},
             "environment": {"type": "dict", "options": ENVIRONMENT_OPTIONS},
             "environment_text": {"type": "str", "no_log": True},
+            "reads": {"type": "list", "elements": "path", "default": []},
             "packages": {"type": "list", "elements": "str", "default": []},
             "user": {"type": "str", "default": ""},
         },

@@ -37,6 +37,11 @@ options:
   server: {description: How to reach the server; without it only the file is looked after., type: dict}
   logins: {description: "Logins that it may know, the wanted one first.", type: list, elements: dict}
   credentials_file: {description: The login that this host knew last; tried after O(logins)., type: path}
+  trusted_unit:
+    description:
+      - The unit whose process is taken for the server although it shows a certificate that O(server.ca_file) has not
+        signed, as it does when its files were replaced since it started. No other process gets a password.
+    type: str
   timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
   loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
 extends_documentation_fragment: [files]
@@ -243,12 +248,29 @@ class Run:
         old, new = parse(self.before or ""), parse(self.after)
         self.rewritten = {name for name in self.wanted if found(old, name) != found(new, name)}
         extra = {"enable-protected-configs", *TLS_FILES, *TLS_OTHERS}
-        self.live = live_values(client, set(self.wanted) | extra) if client else {}
+        self.live = self.ask(set(self.wanted) | extra) if client else {}
         self.tls_reloaded = self.other_certificate()
         self.values = self.to_set()
         # What CONFIG GET does not tell, or no default is known for, is known to be old only when its line is.
         unseen = {name for name in self.rewritten if name not in self.live or self.target(name) is None}
         self.unseen: set[str] = unseen if client else set()
+
+    def ask(self, names: set[str]) -> dict[str, str]:
+        """Return the running server's values; raises ConfError where its file has taken CONFIG from everybody."""
+        assert self.client
+        try:
+            return live_values(self.client, names)
+        except ErrorReply as error:
+            if "unknown command" not in str(error):
+                raise
+            for number, line in enumerate((self.before or "").splitlines(), 1):
+                words = line.split()
+                if len(words) > 2 and [word.lower() for word in words[:2]] == ["rename-command", "config"]:
+                    raise ConfError(
+                        f"{self.path}, line {number}: found rename-command CONFIG, which leaves no such command; "
+                        "expected no such line: users' rules say who may run it. Take it out, and restart Redis"
+                    ) from error
+            raise
 
     def other_certificate(self) -> bool:
         """Tell whether the server shows another certificate than its file holds; raises OSError."""

@@ -20,6 +20,11 @@ options:
   server: {description: How to reach the server., type: dict}
   logins: {description: Logins that it may know., type: list, elements: dict}
   credentials_file: {description: The login that this host knew last., type: path}
+  trusted_unit:
+    description:
+      - The unit whose process is taken for the server although it shows a certificate that O(server.ca_file) has not
+        signed, as it does when its files were replaced since it started. No other process gets a password.
+    type: str
   timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
   loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
 """
@@ -65,6 +70,8 @@ REFUSED = re.compile(
     r"|Fatal error: the truncated file).*"
 )
 PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,FragmentPath"
+# Of a snapshot whose format it does not know.
+UNKNOWN_FORMAT = re.compile("Can't handle RDB format")
 
 
 @dataclass
@@ -195,6 +202,12 @@ def refusal(params: dict[str, Any]) -> str:
 def advice(params: dict[str, Any]) -> str:
     """Return what an operator can do about a server that does not come up."""
     refused = refusal(params)
+    if refused and UNKNOWN_FORMAT.search(refused):
+        return (
+            f"Redis refuses its data: {refused}. They are not damaged and were not changed: a newer Redis, or Valkey, "
+            "wrote them, and playbooks/repair.yml says which version reads them. Have that version serve them, or take "
+            "the data of before with playbooks/restore.yml, which keeps these files aside."
+        )
     if refused:
         # One file that was cut, and not the last: that Redis has shortened it before it refused it.
         unchanged = "" if "truncated" in refused else " They were not changed."

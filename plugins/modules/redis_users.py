@@ -42,6 +42,11 @@ options:
   server: {description: How to reach the server., type: dict}
   logins: {description: "Logins that it may know, the wanted one first.", type: list, elements: dict}
   credentials_file: {description: The login that this host knew last; tried after O(logins)., type: path}
+  trusted_unit:
+    description:
+      - The unit whose process is taken for the server although it shows a certificate that O(server.ca_file) has not
+        signed, as it does when its files were replaced since it started. No other process gets a password.
+    type: str
   timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
   loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
 extends_documentation_fragment: [files]
@@ -62,6 +67,10 @@ RETURN = r"""
 added: {description: Names of users that were not there., type: list, returned: always}
 updated: {description: Names of users that were different., type: list, returned: always}
 removed: {description: Names of users that are not declared; their connections were cut., type: list, returned: always}
+restarted:
+  description: Whether the server was restarted, as it refused this host's certificate for that of an older authority.
+  type: bool
+  returned: always
 server: {description: "C(up), C(down) or C(none).", type: str, returned: always}
 """
 
@@ -84,7 +93,7 @@ from ansible.module_utils.redis_acl import (  # noqa: E402
     render_file,
 )
 from ansible.module_utils.redis_files import Candidate, read  # noqa: E402
-from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect  # noqa: E402
+from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, Stale, connect, restart_stale  # noqa: E402
 from ansible.module_utils.redis_trial import TrialError, trial  # noqa: E402
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
 
@@ -275,7 +284,7 @@ class Run:
         """Compare, judge, write beside, apply, put in place."""
         wanted = wanted_users(self.params["users"])
         secret = credentials_text(self.params)
-        client = connect(self.params) if self.params["server"] else None
+        client, restarted = self.reach()
         text = read(self.path)
         before = loadable(text)
         now = users_of(client.call("ACL", "LIST")) if client else before or {}
@@ -290,17 +299,29 @@ class Run:
             trial(self.params["server_binary"], "", render_file(wanted.values()))
         if not self.module.check_mode:
             self.write(client, now, wanted, changes, rewrite, keeper)
-        changed = any(changes.values()) or rewrite
+        changed = any(changes.values()) or rewrite or restarted
         if not rewrite:
             changed = self.declare(self.path) or changed
         if secret is not None:
             changed = self.leave(secret) or changed
         self.module.exit_json(
             changed=changed,
+            restarted=restarted,
             server="none" if not self.params["server"] else "up" if client else "down",
             diff=self.diff(text, now, wanted, changes if client else {}, rewrite),
             **changes,
         )
+
+    def reach(self) -> tuple[Client | None, bool]:
+        """Return a connection, where a server is asked for and there, and whether it had to be restarted for that."""
+        if not self.params["server"]:
+            return None, False
+        try:
+            return connect(self.params), False
+        except Stale:
+            if self.module.check_mode:
+                raise
+            return restart_stale(self.params, self.params["loading_timeout"]), True
 
     def diff(
         self, text: str | None, now: Users, wanted: Users, changes: dict[str, list[str]], rewrite: bool

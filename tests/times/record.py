@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-HERE = Path(__file__).resolve().parent
-
 
 def processor() -> tuple[float, float]:
     """Return the seconds that all processors have worked and could have worked since the boot (proc(5), /proc/stat)."""
@@ -32,12 +30,8 @@ class Recorder:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a run of Ansible must have in its environment."""
-        return {
-            "TEST_TIMES": str(self._folder),
-            "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback"),
-            "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.timer,record_tasks",
-        }
+        """What a run of Ansible must have in its environment; besides, record_tasks among its callbacks."""
+        return {"TEST_TIMES": str(self._folder)}
 
     def part(self, name: str, began: float, ended: float, cpu: float) -> None:
         """Record that a part has ended: seconds since the start, and seconds of processor on the controller."""

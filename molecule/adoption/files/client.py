@@ -1,6 +1,6 @@
 """Write and read on a port until told to stop; print what was acknowledged, lost and refused, as JSON.
 
-    echo PASSWORD | python3 client.py PORT      a line more on standard input ends it
+echo PASSWORD | python3 client.py PORT      a line more on standard input ends it
 """
 
 import json
@@ -8,13 +8,15 @@ import socket
 import sys
 import threading
 import time
+from typing import BinaryIO
 
 port, password = int(sys.argv[1]), sys.stdin.readline().strip()
 stop = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
 
 
-def connect():
+def connect() -> BinaryIO:
+    """Return a connection that is logged in; raises OSError."""
     link = socket.create_connection(("127.0.0.1", port), timeout=60)
     file = link.makefile("rwb")
     if ask(file, "AUTH", password) != b"+OK":
@@ -22,7 +24,8 @@ def connect():
     return file
 
 
-def ask(file, *words):
+def ask(file: BinaryIO, *words: str) -> bytes:
+    """Return the reply to a command; raises OSError for an error, or when the connection ends."""
     text = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
     file.write(b"*%d\r\n" % len(words) + text)
     file.flush()
@@ -55,4 +58,14 @@ while not stop.is_set():
     time.sleep(0.005)
 file = file or connect()
 lost = [n for n in acknowledged if ask(file, "SISMEMBER", "client", str(n)) != b":1"]
-print(json.dumps({"acknowledged": acknowledged, "lost": lost, "errors": errors, "reconnected": connections - 1, "longest_gap": round(longest, 2)}))
+print(
+    json.dumps(
+        {
+            "acknowledged": acknowledged,
+            "lost": lost,
+            "errors": errors,
+            "reconnected": connections - 1,
+            "longest_gap": round(longest, 2),
+        }
+    )
+)

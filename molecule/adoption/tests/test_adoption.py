@@ -16,17 +16,12 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from conftest import LAB, RedisCli, as_user, changed, eventually, playbook, secret
+from conftest import LAB, as_user, changed, eventually, playbook, secret
 
 # Counts what is acknowledged and what is not, on redis1: the port stays, the server behind it changes.
 CLIENT = Path(__file__).parent.parent / "files/client.py"
 # Instances, the port of the old server, its keys, and the port that tells of the new one.
 TAKEN = {"": (6379, 1006, 6380), "log": (7001, 506, 6381), "moved": (7002, 306, 6382), "users": (7003, 206, 6383)}
-
-
-def digest(host: Host, port: int, options: str = "") -> str:
-    """Return what Redis' own digest of all databases is; it must be off in the new servers, so of old ones only."""
-    return host.check_output(f"redis-cli {options} -p {port} DEBUG DIGEST")
 
 
 def keys(host: Host, port: int, login: str) -> int:
@@ -55,7 +50,7 @@ def refused() -> str:
         "old server's login: found",
         "redis_adopt_username and redis_adopt_password that log in there",
         "that they fit into redis_maxmemory, 2 MiB",
-        "redis_adopt_from: found '7019, where nothing listens'",
+        "redis_adopt and redis_adopt_from: found 'keep of 7019, where no such server runs'",
         # Of redis1: it is named nowhere there without redis_leave.
         "a Redis that this bundle did not set up: found 'redis 7.0.15 on 127.0.0.1:7005",
     ],
@@ -82,7 +77,8 @@ def client(redis1: Host, refused: str) -> Iterator[dict[str, Any]]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert run.stdin and run.stdout
+    assert run.stdin is not None
+    assert run.stdout is not None
     run.stdin.write(f"{secret('redis_password')}\n")
     run.stdin.flush()
     assert run.stdout.readline().strip() == "running"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,18 @@ def test_all_wrong_inputs_are_named_at_once_and_nothing_changes() -> None:
     assert changed(result.stdout) == {"redis1": 0, "app1": 0, "outsider": 0}
 
 
-@pytest.mark.usefixtures("foreign_distribution", "redis_eight")
+@pytest.fixture
+def squatter(outsider: Host) -> Iterator[None]:
+    """Let another program have the application's port on the outsider."""
+    outsider.check_output("systemd-run --quiet --unit=squatter python3 -m http.server 3002")
+    eventually(lambda: outsider.socket("tcp://0.0.0.0:3002").is_listening, bool)
+    try:
+        yield
+    finally:
+        outsider.check_output("systemctl stop squatter")
+
+
+@pytest.mark.usefixtures("foreign_distribution", "redis_eight", "squatter")
 def test_what_is_wrong_with_the_hosts_is_named_at_once_and_nothing_changes(bare_host: Path) -> None:
     other = {
         "redis_instances": [{"name": "other", "tls_port": 6380, "maxmemory": "32mb", "maxmemory_policy": "noeviction"}]
@@ -100,12 +112,15 @@ def test_what_is_wrong_with_the_hosts_is_named_at_once_and_nothing_changes(bare_
         "6380 (/etc/redis/redis.conf)",
     ):
         assert problem in report, report
+    squatting = r"app_ports: found '3002 \(python3, process \d+ of squatter.service, on 0.0.0.0\)'"
+    assert re.search(squatting, report), report
     # A host that does not answer is one more problem.
     assert "app1" in result.stdout.split("UNREACHABLE")[0].splitlines()[-1] + result.stdout.split("UNREACHABLE")[1]
     assert "connection: found" in report
     assert set(changed(result.stdout).values()) == {0}
 
 
+RULES = "cat /etc/nftables-quantdesk.conf; nft --stateless list table inet quantdesk"
 PID = "systemctl show quantdesk@3002 --property MainPID --value"
 
 
@@ -122,13 +137,17 @@ def test_a_release_that_fails_its_trial_never_replaces_the_one_that_serves(
     app1: Host, extra: dict[str, object], words: str
 ) -> None:
     pid = app1.check_output(PID)
-    result = playbook("app.yml", "--extra-vars", json.dumps({**extra, "app_health_timeout": 3}))
+    # Would shut out everybody who uses the application now.
+    closing = {"app_clients": ["192.0.2.1"]}
+    rules = app1.check_output(RULES)
+    result = playbook("app.yml", "--extra-vars", json.dumps({**extra, **closing, "app_health_timeout": 3}))
     assert result.returncode != 0
     assert "did not get well" in result.stdout
     assert words in result.stdout
     assert app1.check_output("python3 -c %s", HEALTH) == "200"
     assert "goes on serving" in result.stdout
     assert app1.check_output(PID) == pid
+    assert app1.check_output(RULES) == rules
     left = app1.check_output("ls /run/systemd/system /run/*.env 2>/dev/null; ls /etc/quantdesk /etc/systemd/system")
     assert not [name for name in left.split() if "candidate" in name or "trial" in name or "previous" in name]
 

@@ -23,6 +23,10 @@ if [ -n "$loaded" ]; then
   echo "pending=$(psql "SELECT string_agg(name, ' ') FROM pg_settings WHERE pending_restart")"
   pid=$(head -n 1 "/var/lib/postgresql/$version/main/postmaster.pid")
   tls=$(getent group "$(stat --format %G "$key" 2>/dev/null)" | cut -d: -f3)
+  # Its confinement counts from the next start on.
+  confined=/etc/systemd/system/postgresql@$version-main.service.d/managed.conf
+  started=$(($(date +%s) - $(ps --format etimes= --pid "$pid")))
+  [ ! -e "$confined" ] || [ "$(stat --format %Y "$confined")" -le $((started + 1)) ] || echo "unconfined=yes"
   # A process has the groups that its user had when it started.
   grep -qE "^Groups:.*\b${tls:-x}\b" "/proc/$pid/status" || echo "pending=group of the key"
 fi

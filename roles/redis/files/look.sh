@@ -22,25 +22,50 @@ done <<END
 $(systemctl show --property ActiveState,UnitFileState "$unit" redis-server.service 2>/dev/null)
 END
 # The package's own server as it came, without keys and without clients: nobody misses it.
+shipped() {
+  sum=$(dpkg-query --show --showformat='${Conffiles}' redis-server 2>/dev/null | awk '$1 == "/etc/redis/redis.conf" {print $2}')
+  [ "$sum" ] && echo "$sum  /etc/redis/redis.conf" | md5sum --status --check 2>/dev/null
+}
 idle() { # PID
-  shipped=$(dpkg-query --show --showformat='${Conffiles}' redis-server | awk '$1 == "/etc/redis/redis.conf" {print $2}')
-  echo "$shipped  /etc/redis/redis.conf" | md5sum --status --check 2>/dev/null || return
+  shipped || return
   timeout 2 redis-cli INFO 2>/dev/null | tr -d '\r' | awk -F : -v pid="$1" '
     {said[$1] = $2}
     /^db[0-9]/ {keys = 1}
     END {exit !(said["process_id"] == pid && said["config_file"] == "/etc/redis/redis.conf" && said["loading"] == "0" &&
-      said["role"] == "master" && said["connected_slaves"] == "0" && said["connected_clients"] == "1" && !keys)}'
+      said["role"] == "master" && said["connected_slaves"] == "0" && said["connected_clients"] == "1" &&
+      said["number_of_functions"] + 0 == 0 && !keys)}'
 }
-# Servers that no unit of this role has started, as PID:UNIT, and data of an instance that has no unit of this role.
-foreign=
+# Servers that no unit of this role has started, as PID:UNIT, and the paths of data of an instance that has no unit of
+# this role.
+foreign= stopped= changed=
 while read -r pid of; do
   [ "$pid" ] && ! is_own "$of" || continue
   if [ "$of" = redis-server.service ] && idle "$pid"; then active=idle; else foreign="$foreign $pid:$of"; fi
 done <<END
 $(servers)
 END
-if ! is_own "$unit" && { [ -e "$data/dump.rdb" ] || [ -d "$data/appendonlydir" ]; }; then foreign="$foreign $data"; fi
+if ! is_own "$unit"; then
+  # The snapshot of a server that was never used has nothing in it either.
+  [ ! -e "$data/dump.rdb" ] || [ "$active $data" = "idle /var/lib/redis" ] || foreign="$foreign $data/dump.rdb"
+  [ ! -d "$data/appendonlydir" ] || foreign="$foreign $data/appendonlydir"
+  # What the instance's configuration, which somebody else wrote, says of data: a server with ours would not look there.
+  if [ -e "$conf" ] && ! { [ "$conf" = /etc/redis/redis.conf ] && shipped; }; then
+    changed=$conf
+    said() { awk -v name="$1" 'tolower($1) == name {gsub(/"/, "", $2); value = $2} END {print value}' "$conf"; }
+    place=$(said dir)
+    for name in "$(said dbfilename)" "$(said appenddirname)" dump.rdb appendonlydir; do
+      file=${place:-$data}/$name
+      case $name in '' | */*) continue ;; esac
+      case $file in "$data/dump.rdb" | "$data/appendonlydir") continue ;; esac
+      [ ! -e "$file" ] || [ "$stopped" ] || stopped=$file
+    done
+  fi
+  [ -z "$stopped" ] || foreign="$foreign $stopped"
+fi
+is_own "$unit" && echo own=yes || echo own=no
 echo "foreign=${foreign# }"
+echo "stopped=$stopped"
+echo "changed=$changed"
 # Of the package's own unit, where the instance has another one: whether it starts with the host, and whether it runs.
 if [ "$unit" = redis-server.service ] || is_own redis-server.service || [ -z "$enabled" ]; then echo package_unit=
 else echo "package_unit=$enabled $active"; fi
@@ -58,7 +83,11 @@ if [ -z "$offered" ]; then
   trap 'rm -rf "$lists"' EXIT
   chmod 755 "$lists"
   set -- -o "Dir::State::Lists=$lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
-  apt-get "$@" -qq update >/dev/null 2>&1
+  # Which sources failed and why, as what they have may be missing below. None of them may hold the preflight up for long.
+  failed=$(LC_ALL=C apt-get "$@" -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 -o Acquire::Retries=1 \
+    -qq update 2>&1 | sed -nE '/^E: Some index files/d; s/^[EW]: Failed to fetch ([^ ]+) +/\1: /p; t; s/^E: //p' \
+    | sort -u | head -n 5 | paste -sd ';' | sed 's/;/; /g')
+  [ -z "$failed" ] || echo "failed_sources=$failed"
   offered=$(version_of "$@")
 fi
 echo "installed=$installed"

@@ -65,6 +65,7 @@ class New(Service, Protocol):
 
     def enable(self) -> None: ...
     def disable(self) -> None: ...
+    def reload(self) -> None: ...
 
 
 class Loose:
@@ -221,7 +222,7 @@ class Adoption:
     @property
     def _together(self) -> bool:
         """Whether both servers have their data in one folder."""
-        return os.path.realpath(self.plan.old["data"]["dir"]) == os.path.realpath(self.data)
+        return os.path.realpath(str(self.plan.old["data"]["dir"])) == os.path.realpath(self.data)
 
     def ask(self) -> Client:
         """Return a connection to the old server; raises Failed when none comes about."""
@@ -298,7 +299,7 @@ class Adoption:
                 int(text.split(",")[0].removeprefix("keys=")) for name, text in keyspace.items() if name[:2] == "db"
             )
         with self.ask() as client:
-            path, size, _ = self.target.receive(Snapshot(client).chunks())
+            path, size, _ = self.target.receive(Snapshot(client).chunks(), "the old server")
         self.say(f"{size >> 10} KiB are here, {keys} keys by the old server's own count")
         return path, keys
 
@@ -429,7 +430,7 @@ class Adoption:
         self._files_back(noted, aside)
         shutil.rmtree(self.target.new, ignore_errors=True)
         self.new.settle()
-        subprocess.run(["systemctl", "daemon-reload"], check=False)
+        self.new.reload()
         if not self._same_unit:
             self.new.disable()
         if self.plan.old.get("unit_enabled"):
@@ -649,7 +650,10 @@ def old_of(plan: Plan) -> Old:
     old = plan.old
     if old.get("unit", "").endswith(".service"):
         return Unit(old["unit"], [])
-    command = [old["program"].removesuffix(" (deleted)")]
+    program = Path(old["program"].removesuffix(" (deleted)"))
+    # Debian's server is a link to redis-check-rdb, which does something else under its own name.
+    named = program.with_name("redis-server")
+    command = [str(named if program.name == "redis-check-rdb" and named.exists() else program)]
     if old["config_file"]:
         command.append(old["config_file"])
     else:

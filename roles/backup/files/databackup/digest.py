@@ -52,8 +52,10 @@ def _work(file: int, news: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)
     try:
         answer: Answer = rdb.summarize(_chunks(file, news))
-    except (rdb.Damaged, OSError) as error:
+    except rdb.Newer as error:
         answer = str(error)
+    except (rdb.Damaged, OSError) as error:
+        answer = f"the snapshot is damaged: {error}"
     except EOFError:
         return
     with suppress(BrokenPipeError):
@@ -85,7 +87,7 @@ class Digester:
             raise Failed("the process that takes the digest was killed; is this host short of memory?") from None
         self.process.join()
         if isinstance(answer, str):
-            raise Failed(f"the snapshot is damaged: {answer}")
+            raise Failed(answer)
         return answer
 
     def close(self) -> None:

@@ -10,21 +10,36 @@ Format: https://github.com/redis/redis/blob/7.0/src/rdb.h and rdb.c
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 # The newest that is understood: Redis 7.2 writes 11, 7.0 writes 10.
 NEWEST = 11
+# The oldest Redis that reads a format. Of later ones, the version that wrote it is known to read it.
+FORMATS = {10: (7, 0), 11: (7, 2), 12: (7, 4)}
+# From this one on they are Valkey's own.
+VALKEY_FORMAT = 80
+# Of a format that is not known here, so many bytes have their checksum compared.
+CHECKED = 16 << 20
+# What a snapshot says of who wrote it is within so many bytes.
+HEAD = 512
 MASK = (1 << 128) - 1
 SALT_NONE = bytes(16)
 
 
 class Damaged(Exception):
     """The stream is no RDB, is cut off, or holds something that this version does not know."""
+
+
+class Newer(Damaged):
+    """The stream is of a newer Redis, or of Valkey, and says so; nothing shows that it is damaged."""
 
 
 class _More(Exception):
@@ -200,6 +215,120 @@ def _scored(items: list[bytes]) -> int:
     return sum(_hash(name, _score(float(value))) for name, value in zip(items[::2], items[1::2], strict=True))
 
 
+# --- Who wrote it ---
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a snapshot says of who wrote it."""
+
+    # Redis or Valkey.
+    program: str
+    # Empty where it does not say.
+    version: str
+    format: int
+
+    @property
+    def text(self) -> str:
+        """Return it for an operator."""
+        name = f"{self.program} {self.version}" if self.version else f"a {self.program} that does not say its version"
+        return f"{name} (RDB format {self.format})"
+
+    @property
+    def reader(self) -> str:
+        """Return what reads it."""
+        if self.program == "Valkey" and self.format >= VALKEY_FORMAT:
+            return f"No Redis reads it; Valkey {self.version or '9.0'} or newer does"
+        if self.format in FORMATS:
+            return f"Redis {'.'.join(map(str, FORMATS[self.format]))} or newer reads it"
+        known = f"{self.program} {self.version} or newer" if self.version else "The version that wrote it"
+        return f"{known} reads it"
+
+    def beyond(self, installed: tuple[int, ...]) -> bool:
+        """Tell whether it is too new for an installed Redis.
+
+        A format that is newer than the Redis which the file names is none: there, the number itself is damaged.
+        """
+        if self.format <= max((number for number, least in FORMATS.items() if least <= installed[:2]), default=9):
+            return False
+        return self.program != "Redis" or not self.version or numbers(self.version) > installed[:2]
+
+    def unread(self, installed: tuple[int, ...]) -> str:
+        """Say that an installed Redis does not read it, and which one does."""
+        here = ".".join(map(str, installed))
+        return f"was written by {self.text}, which Redis {here} here does not read. {self.reader}"
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version; none of a text that is no version."""
+    match = re.match(r"([0-9]+)\.([0-9]+)", version)
+    return (int(match[1]), int(match[2])) if match else ()
+
+
+def origin(head: bytes) -> Origin | None:
+    """Return what the first bytes of a snapshot say of who wrote it; None where they are those of no snapshot."""
+    match = re.match(rb"REDIS([0-9]{4})|VALKEY([0-9]{3})", head)
+    if match is None:
+        return None
+    reader = Reader(iter([head[match.end() :]]))
+    about: dict[bytes, str] = {}
+    # They end with the head, at the latest.
+    with suppress(Damaged, _More):
+        reader.fill(1)
+        while reader.byte() == 0xFA:
+            name, value = reader.text(), reader.text()
+            about[name] = value.decode(errors="replace")
+    program = "Valkey" if match[2] or b"valkey-ver" in about else "Redis"
+    version = about.get(b"valkey-ver" if program == "Valkey" else b"redis-ver", "")
+    return Origin(program, version if numbers(version) else "", int(match[1] or match[2]))
+
+
+def origin_of(path: Path) -> Origin | None:
+    """Return what a file says of who wrote it; None for what is no snapshot, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return origin(file.read(HEAD))
+    except OSError:
+        return None
+
+
+def foreign(path: Path) -> bool:
+    """Tell whether a file is a snapshot that Redis does not take for one."""
+    found = origin_of(path)
+    return found is not None and found.program == "Valkey" and found.format >= VALKEY_FORMAT
+
+
+def broken(path: Path) -> str:
+    """Return what shows that a snapshot of any format is not whole, or nothing.
+
+    All formats end alike: a mark, and the checksum of what is before it, or zeros. Of a large file the mark is looked at
+    only, since the checksum takes Python a second for each 10 MB.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - 9))
+        end = file.read()
+        if end[:1] != b"\xff":
+            return "the mark of its end is missing"
+        if size > CHECKED or not any(end[1:]):
+            return ""
+        file.seek(0)
+        return "" if checksum(file.read(size - 8)) == int.from_bytes(end[1:], "little") else "its checksum is wrong"
+
+
+def checksum(data: bytes) -> int:
+    """Return the CRC-64 of Jones' that ends a snapshot."""
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x95AC9329AC4BC9B5 if value & 1 else 0)
+        table.append(value)
+    state = 0
+    for byte in data:
+        state = table[(state ^ byte) & 0xFF] ^ state >> 8
+    return state
+
+
 class Reader:
     """Reads values from chunks of a stream. Positions are those of the current buffer."""
 
@@ -362,11 +491,15 @@ def summarize(chunks: Iterator[bytes]) -> Summary:
     """Return what is in an RDB stream; reads it to its end and raises Damaged for one that is not whole."""
     reader = Reader(chunks)
     reader.fill(9)
-    if reader.buffer[:5] != b"REDIS" or not reader.buffer[5:9].isdigit():
+    found = origin(reader.buffer)
+    if found is None:
         raise Damaged("this is no snapshot of Redis: it does not begin with REDIS and a version")
-    summary = Summary(version=int(reader.buffer[5:9]))
+    summary = Summary(version=found.format)
     if summary.version > NEWEST:
-        raise Damaged(f"the snapshot has version {summary.version}; the newest that is understood is {NEWEST}")
+        with suppress(Damaged):
+            reader.fill(HEAD)
+        found = origin(reader.buffer) or found
+        raise Newer(f"the snapshot was written by {found.text}; the newest format that databackup reads is {NEWEST}")
     reader.at = 9
     state = _State()
     while True:

@@ -29,11 +29,11 @@ from typing import Any, BinaryIO
 from databackup import digest, rdb
 from databackup.errors import Failed
 from databackup.redis_restore import MARGIN, REPAIR, Apart, Seconds, Target, proven, replace
-from databackup.redis_server import connect, credentials, info
+from databackup.redis_server import connect, credentials, info, version_of
 from databackup.replication import Snapshot
 from databackup.resp import Client, ErrorReply, ProtocolError
 
-SOUND, CUT, DAMAGED, MISSING = "sound", "cut tail", "damaged", "missing"
+SOUND, CUT, DAMAGED, MISSING, NEWER = "sound", "cut tail", "damaged", "missing", "newer"
 REPLICA, RESTORE, FIX = "replica", "restore", "fix"
 WAYS = (REPLICA, RESTORE, FIX)
 # Bytes: of a log; and of what is behind a damage, how much is read as commands, and how much is searched for their number.
@@ -53,6 +53,21 @@ REFUSED = re.compile(
     r"|Wrong signature trying to load DB|Wrong RDB checksum|Internal error in RDB|Can't handle RDB format"
     r"|Terminating server after rdb|Invalid AOF manifest|Unable to obtain the AOF file"
     r"|Fatal error: the truncated file).*)"
+)
+# What both Redis and its tools say of a snapshot whose format they do not know: nothing of that is damage.
+UNKNOWN_FORMAT = re.compile("Can't handle RDB format|Wrong signature", re.IGNORECASE)
+UNKNOWN_COMMAND = re.compile("Unknown command '([A-Za-z]+)'")
+# Commands in append-only files that Redis 7.0 does not know, and the first that does.
+COMMANDS = {
+    **dict.fromkeys(("HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPEXPIREAT", "HPERSIST"), "7.4"),
+    **dict.fromkeys(("HGETDEL", "HGETEX", "HSETEX"), "8.0"),
+    **dict.fromkeys(("XACKDEL", "XDELEX"), "8.2"),
+    **dict.fromkeys(("DELEX", "MSETEX"), "8.4"),
+}
+# Where an operator goes from there.
+NO_REPAIR = (
+    "Nothing of it is to be repaired. Have a Redis that reads it serve it; or take the data of before with "
+    "playbooks/restore.yml, which keeps these files aside"
 )
 
 
@@ -236,7 +251,15 @@ class Repair:
                 continue
             if found.state in (SOUND, CUT) or manifest == self._manifest_text():
                 break
-        if found.state == SOUND and refusal and found.server in ("stopped", "starting"):
+        down = found.server in ("stopped", "starting")
+        command = UNKNOWN_COMMAND.match(refusal)
+        if found.state == SOUND and down and command and (needed := COMMANDS.get(command[1].upper())):
+            found.state, found.starts, found.said = NEWER, False, refusal
+            found.text = (
+                f"{found.text} in form, and has commands of a newer Redis: {refusal}. Redis {needed} or newer reads it, and "
+                f"{self._installed} is here. {NO_REPAIR}."
+            )
+        elif found.state == SOUND and refusal and down:
             found.state, found.starts, found.said = DAMAGED, False, refusal
             found.text = f"{found.text} in form, and yet Redis did not take them at its last start: {refusal}."
         elif found.state == SOUND:
@@ -247,7 +270,12 @@ class Repair:
             "starting": f"{self.unit} is being started and does not answer.",
             "stopped": f"{self.unit} does not run.",
         }[found.server]
-        if found.serving and not found.starts:
+        if found.serving and found.state == NEWER:
+            running = (
+                "Redis serves, from its memory, what it loaded before that, and overwrites the file at its next save: if "
+                "you need it, copy it now."
+            )
+        elif found.serving and not found.starts:
             running = (
                 "Redis serves, from its memory, what it loaded before that. Have it write its files anew: BGREWRITEAOF "
                 "(BGSAVE without an append-only file). Do not restart it before."
@@ -332,15 +360,35 @@ class Repair:
         done = self._tool("redis-check-rdb", str(path))
         return None if done.returncode == 0 else _rdb_error(done.stdout)
 
+    @property
+    def _installed(self) -> str:
+        return ".".join(map(str, version_of(self.options["binary"])))
+
     def _damaged_rdb(self, found: Diagnosis, path: Path, problem: tuple[int, str]) -> None:
         found.state, found.starts, found.fixable = DAMAGED, False, False
         found.file, found.size = path.name, path.stat().st_size
+        if UNKNOWN_FORMAT.search(problem[1]) and self._newer(found, path):
+            found.said = problem[1]
+            return
         found.whole, found.said = problem
         found.dropped = found.size - found.whole
         found.text = (
             f"{path} is damaged at byte {found.whole} of {found.size}: {found.said}. Redis does not start with it, and no "
             "tool mends a snapshot."
         )
+
+    def _newer(self, found: Diagnosis, path: Path) -> bool:
+        """Tell whether a snapshot that is refused was written by a newer Redis, and note that."""
+        ours = version_of(self.options["binary"])
+        origin = rdb.origin_of(path)
+        if origin is None or not origin.beyond(ours):
+            return False
+        found.state, found.starts, found.fixable = NEWER, False, False
+        found.file, found.size = path.name, path.stat().st_size
+        broken = rdb.broken(path)
+        whole = f" It is not whole either: {broken}." if broken else ""
+        found.text = f"{path} {origin.unread(ours)}.{whole} {NO_REPAIR}."
+        return True
 
     def _missing(self, found: Diagnosis, what: str) -> None:
         # Redis begins with nothing, and nobody is told.
@@ -351,6 +399,10 @@ class Repair:
         """Look at the append-only file: a manifest, a base, and what was written since."""
         path = self.folder / f"{self.name}.manifest"
         text = self._manifest_text()
+        old = self.target.data / self.name
+        if not path.exists() and old.is_file():
+            self._look_at_old_log(found, old)
+            return
         if not text.strip():
             self._missing(found, f"{path} is {'empty' if path.exists() else 'not there'}")
             return
@@ -372,7 +424,27 @@ class Repair:
             found.state, found.starts = SOUND, True
             found.text = f"{self.folder} is sound, {found.bytes} bytes in {len(there)} files"
             return
+        # A base that begins with VALKEY is no snapshot for the tool, but commands that are damaged from the first byte.
+        if rdb.foreign(there[0]) and self._newer(found, there[0]):
+            return
         self._judge(found, there, done.stdout)
+
+    def _look_at_old_log(self, found: Diagnosis, path: Path) -> None:
+        """Look at the one file of a Redis before 7: with no manifest there, Redis takes it over at its start."""
+        found.bytes = path.stat().st_size
+        done = self._tool("redis-check-aof", str(path))
+        if done.returncode == 0:
+            found.state, found.starts = SOUND, True
+            found.text = (
+                f"{path} is sound, {found.bytes} bytes in one file, as Redis before 7 writes it; Redis takes it over"
+            )
+            return
+        if self._newer(found, path):
+            return
+        last = " / ".join(done.stdout.strip().splitlines()[-2:])
+        found.state, found.starts, found.fixable = DAMAGED, False, False
+        found.file, found.size, found.said = path.name, found.bytes, last
+        found.text = f"{path}, as Redis before 7 writes it, is not whole: {last}."
 
     def _judge(self, found: Diagnosis, there: list[Path], told: str) -> None:
         """Make out of what redis-check-aof said what Redis would do."""
@@ -464,6 +536,8 @@ class Repair:
             raise Failed(
                 f"there is nothing that a repair could better: {found.text} To replace its data, say which --way"
             )
+        if found.state == NEWER:
+            raise Failed(f"there is nothing to repair: {found.text}")
         if not way and found.state == SOUND:
             raise Failed(f"there is nothing to repair: {found.text} To replace the data, say which --way")
         plan = Plan()
@@ -574,7 +648,7 @@ class Repair:
 
         def fetch() -> Path:
             self.say(f"Fetching a snapshot of {address}")
-            path, size, sha256 = self.target.receive(self._snapshot(address))
+            path, size, sha256 = self.target.receive(self._snapshot(address), f"the snapshot of {address}")
             digester = digest.of_file(str(path))
             try:
                 summary = digester.result()

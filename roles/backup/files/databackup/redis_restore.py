@@ -77,9 +77,8 @@ class Target:
                 f"the backup is of environment {told!r}, and this host is of {self.source.environment!r}; expected a backup "
                 f"of the same. If that is what you want, say restore_environment={told}"
             )
-        theirs = tuple(int(part) for part in str(manifest["redis_version"]).split(".")[:2])
         ours = version_of(self.options["binary"])[:2]
-        if theirs > ours:
+        if rdb.numbers(str(manifest["redis_version"])) > ours:
             raise Failed(
                 f"the backup was made by Redis {manifest['redis_version']}, and {'.'.join(map(str, ours))} is here, which "
                 "cannot read it; expected the same version or a newer one"
@@ -101,7 +100,7 @@ class Target:
         """Bring a backup's data to this host, complete and checked, under a name that Redis does not look at."""
         expected = int(manifest["bytes"])
         path, size, sha256 = self.receive(
-            restic.read(str(manifest["data"]), f"/{manifest['source']}.rdb"), f" of {expected >> 20}"
+            restic.read(str(manifest["data"]), f"/{manifest['source']}.rdb"), "the backup", f" of {expected >> 20}"
         )
         if (size, sha256) != (expected, manifest["sha256"]):
             raise Failed(
@@ -110,8 +109,11 @@ class Target:
             )
         return path
 
-    def receive(self, chunks: Iterator[bytes], of: str = "") -> tuple[Path, int, str]:
-        """Write a snapshot where Redis does not look at it, as what Redis will load; return path, size and SHA-256."""
+    def receive(self, chunks: Iterator[bytes], what: str, of: str = "") -> tuple[Path, int, str]:
+        """Write a snapshot where Redis does not look at it, as what Redis will load; return path, size and SHA-256.
+
+        Raises Failed for one of a newer Redis, which the server here would refuse once its own data are moved aside.
+        """
         shutil.rmtree(self.new, ignore_errors=True)
         appends = self.configuration["appendonly"] == "yes"
         name = self.configuration["appendfilename"]
@@ -133,6 +135,9 @@ class Target:
                 os.fsync(file.fileno())
         except OSError as error:
             raise Failed(f"{path}: {error.strerror or error}; nothing else was touched") from None
+        ours = version_of(self.options["binary"])
+        if (origin := rdb.origin_of(path)) and origin.beyond(ours):
+            raise Failed(f"{what} {origin.unread(ours)}. It is not damaged, and nothing here was touched")
         if appends:
             # A dump beside a switched-on append-only file is not even looked at: it must be that file's base.
             (folder / f"{name}.manifest").write_text(f"file {name}.1.base.rdb seq 1 type b\n")

@@ -101,6 +101,10 @@ class Unit:
                 raise Failed(f"{self.name} does not start ({state}): {self.last_words()}")
             time.sleep(0.1)
 
+    def reload(self) -> None:
+        """Have systemd read all units again."""
+        _systemctl("daemon-reload")
+
     def enable(self) -> None:
         """Start it at every boot; raises Failed."""
         self._boot("enable")

@@ -1,0 +1,199 @@
+"""Jinja filters of the roles' preflights: what of a host's survey (plugins/modules/host_survey.py) is in a role's way.
+
+Each returns a text for the report, or nothing. A host that was not asked has nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Survey = Mapping[str, Any]
+NO_LOGIN = ("/nologin", "/false")
+# A user with a smaller number is one of a package or a role.
+FIRST_PERSON = 1000
+# What role app makes in its folder.
+RELEASES = ("releases", "current", "current.part")
+
+
+def foreign_user(survey: Survey, name: str) -> str:
+    """Return what a user is, unless it is a system's user without a login, as the roles make them."""
+    user = survey.get("users", {}).get(name)
+    if user is None or (user["uid"] < FIRST_PERSON and user["shell"].endswith(NO_LOGIN)):
+        return ""
+    return f"a user {name} with uid {user['uid']}, home {user['home']} and shell {user['shell']}"
+
+
+def foreign_app(survey: Survey, name: str, root: str) -> str:
+    """Return the files in the places of an application's that role app did not write."""
+    units = [f"/etc/systemd/system/{name}{suffix}" for suffix in (".service", ".target", "@.service", "@.socket")]
+    files = [path for path in (*units, f"/etc/{name}/{name}.env") if path in survey.get("unmarked", [])]
+    entries = survey.get("folders", {}).get(root.rstrip("/"), [])
+    return ", ".join([*files, *(f"{root}/{entry}" for entry in entries if entry not in RELEASES)])
+
+
+# --- PostgreSQL ---
+
+
+def cluster_of(survey: Survey, version: Any) -> Mapping[str, Any]:
+    """Return the cluster that role database serves from; an empty mapping where there is none yet."""
+    for cluster in survey.get("postgresql", []):
+        if cluster["version"] == str(version) and cluster["name"] == "main":
+            return dict(cluster)
+    return {}
+
+
+def others_on_port(survey: Survey, version: Any, port: Any) -> str:
+    """Return other clusters that are to listen on a port."""
+    own = (str(version), "main")
+    return ", ".join(
+        f"cluster {cluster['version']}/{cluster['name']}"
+        for cluster in survey.get("postgresql", [])
+        if (cluster["version"], cluster["name"]) != own and str(cluster["port"]) == str(port)
+    )
+
+
+def foreign_cluster(cluster: Mapping[str, Any]) -> str:
+    """Return what is in a cluster, unless it is ours, or as its package made it."""
+    if not cluster or cluster["ours"]:
+        return ""
+    where = f"cluster {cluster['version']}/{cluster['name']}"
+    if not cluster["known"]:
+        return f"{where}, which does not run or lets postgres not in, so that nobody knows what is in it"
+    databases = [name for name in cluster["databases"] if name != "postgres"]
+    roles = [name for name in cluster["roles"] if name != "postgres"]
+    parts = [
+        f"databases {', '.join(databases)}" if databases else "",
+        f"users {', '.join(roles)}" if roles else "",
+        "a pg_hba.conf that was edited" if cluster["hba"] == "changed" else "",
+    ]
+    return f"{where} with {' and '.join(filter(None, parts))}" if any(parts) else ""
+
+
+def foreign_names(cluster: Mapping[str, Any], database: str, user: str) -> str:
+    """Return the database and the user of our names, where they are another's or may more than ours."""
+    if not cluster or cluster["ours"]:
+        return ""
+    owner = cluster["databases"].get(database)
+    theirs = [name for name, other in cluster["databases"].items() if other == user and name != database]
+    parts = [
+        f"database {database} of {owner}" if owner not in (None, user) else "",
+        f"user {user} with rights of an administrator" if cluster["roles"].get(user) else "",
+        f"user {user}, who owns {', '.join(theirs)}" if theirs else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def not_listening(cluster: Mapping[str, Any], listen: Iterable[str]) -> str:
+    """Return the addresses that a cluster listens on today and would no longer."""
+    if not cluster or cluster["ours"]:
+        return ""
+    today = [word.strip() for word in cluster.get("listen", "").split(",") if word.strip()]
+    names = {"localhost": "127.0.0.1"}
+    return ", ".join(word for word in today if names.get(word, word) not in listen)
+
+
+# --- Packet filters ---
+
+
+def _within(port: int, ranges: Iterable[Iterable[int]]) -> bool:
+    return any(first <= port <= last for first, last in ranges)
+
+
+def _ports(allow: Iterable[Mapping[str, Any]]) -> list[int]:
+    return sorted({int(port) for rule in allow if rule["from"] for port in rule["ports"]})
+
+
+def _manager(filters: Survey, name: str, ports: list[int]) -> tuple[list[int], bool]:
+    """Return the ports that ufw or firewalld drops, and whether it has rules that say nothing of ports here."""
+    found = filters[name]
+    if not found["active"] or found["open"]:
+        return [], False
+    return [port for port in ports if not _within(port, found["accepts"])], bool(found["unknown"])
+
+
+COMMANDS = {
+    "ufw": ("ufw allow {port}/tcp", "ufw disable"),
+    "firewalld": ("firewall-cmd --permanent --add-port={port}/tcp", "systemctl disable --now firewalld"),
+}
+
+
+def _dropped(survey: Survey, table: str, allow: Iterable[Mapping[str, Any]], certain: bool) -> list[str]:
+    """Return who drops ports that ours lets in, for certain or perhaps."""
+    filters = survey.get("filters")
+    if not filters:
+        return []
+    ports = _ports(allow)
+    found = []
+    for name, (open_up, end) in COMMANDS.items():
+        shut, unknown = _manager(filters, name, ports)
+        if shut and unknown is not certain:
+            commands = "; ".join(open_up.format(port=port) for port in shut)
+            found.append(f"{name} is active and drops {', '.join(map(str, shut))} ({commands}; or {end})")
+    for chain in filters["chains"]:
+        if chain["table"] == f"inet {table}" or (chain["ufw"] and filters["ufw"]["active"]):
+            continue
+        if chain["firewalld"] and filters["firewalld"]["active"]:
+            continue
+        shut = [
+            port
+            for port in ports
+            if (chain["closed"] and not _within(port, chain["accepts"])) or _within(port, chain["refuses"])
+        ]
+        shut = shut or (ports if chain["unknown"] and not certain else [])
+        if shut and chain["unknown"] is not certain:
+            found.append(f"table {chain['table']}, chain {chain['chain']}, drops {', '.join(map(str, shut))}")
+    return found
+
+
+def shut_ports(survey: Survey, table: str, allow: Iterable[Mapping[str, Any]]) -> str:
+    """Return which packet filters drop, for certain, what ours lets in: a packet must pass each of them."""
+    return "; ".join(_dropped(survey, table, allow, certain=True))
+
+
+def doubtful_ports(survey: Survey, table: str, allow: Iterable[Mapping[str, Any]]) -> str:
+    """Return which packet filters may drop what ours lets in: they have rules that are not understood here."""
+    return "; ".join(_dropped(survey, table, allow, certain=False))
+
+
+def cut_off(survey: Survey, table: str, allow: Iterable[Mapping[str, Any]], ssh: Iterable[Any]) -> str:
+    """Return who listens for others today and can no longer be reached once our table is there; nothing where it is."""
+    if table in survey.get("filters", {"made": [table]})["made"]:
+        return ""
+    known = {*_ports(allow), *map(int, ssh)}
+    found = {
+        f"{item['port']} of {item['program'] or 'an unknown program'}"
+        for item in survey.get("listeners", [])
+        if item["port"] not in known and not re.match(r"127\.|::1$", item["address"])
+    }
+    return ", ".join(sorted(found))
+
+
+def foreign_table(survey: Survey, table: str) -> str:
+    """Return a table of our name that this bundle did not make."""
+    filters = survey.get("filters", {})
+    if table in filters.get("made", []):
+        return ""
+    same = [f"table {item['family']} {item['name']}" for item in filters.get("tables", []) if item["name"] == table]
+    return ", ".join(text for text in same if text.startswith("table inet "))
+
+
+class FilterModule:
+    """Gives the filters their names."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return them by name."""
+        return {
+            "cluster_of": cluster_of,
+            "cut_off": cut_off,
+            "doubtful_ports": doubtful_ports,
+            "foreign_app": foreign_app,
+            "foreign_cluster": foreign_cluster,
+            "foreign_names": foreign_names,
+            "foreign_table": foreign_table,
+            "foreign_user": foreign_user,
+            "not_listening": not_listening,
+            "others_on_port": others_on_port,
+            "shut_ports": shut_ports,
+        }

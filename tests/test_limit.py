@@ -1,0 +1,47 @@
+"""Runs with --limit: what hosts must know of those that it leaves out is asked for before anything changes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from test_bad_input import SECRET, problems, run, variables
+
+from conftest import PROJECT
+
+SFTP = {
+    "backup_repository": "sftp:backup-vault@192.0.2.51:/repository",
+    "backup_password": SECRET,
+    "backup_sftp_host": "192.0.2.51",
+    "backup_sources": [],
+}
+# The one line that this machine, which no run has been on, has in the report of a run with a limit.
+HOST_KEY = "backup_sftp_host_keys: found 'no key, neither here nor on the host'; expected the public key of 192.0.2.51"
+OTHERS = "keys of hosts that are not in this run: found 'no key of "
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("one", rf"{HOST_KEY}.*with vault in it\. \[one\]"),
+        ("two,vault", rf"{OTHERS}one'; .*with one in it\. \[vault\]"),
+    ],
+)
+def test_a_run_that_leaves_out_who_it_must_learn_of_is_refused(tmp_path: Path, limit: str, expected: str) -> None:
+    # What the vault tells in a run that it is part of.
+    told = "{{ ['ssh-ed25519 AAAA'] if 'vault' in ansible_play_hosts_all else [] }}"
+    good = {**variables(), **SFTP, "backup_sftp_host_keys": told}
+    words = ["--limit", limit, "-e", "preflight_backup=true"]
+    result = run(tmp_path, {"one": good}, {"two": good}, *words, backup_vault={"vault": good})
+    assert result.returncode != 0
+    found = problems(result.stdout)
+    assert len(found) == 1, result.stdout
+    assert re.match(expected, found[0]), found
+    assert set(re.findall(r"changed=(\d+)", result.stdout)) == {"0"}
+
+
+def test_every_playbook_that_makes_backups_asks() -> None:
+    for name in ("site", "backup", "rebuild"):
+        text = (PROJECT / f"playbooks/{name}.yml").read_text()
+        assert "preflight_backup: true" in text.split("import_playbook")[1], name
