@@ -434,7 +434,7 @@ def test_clients_are_listed_and_proposed_beside_those_of_the_inventory() -> None
     assert "# port 6379: 10.0.0.21, as default, in plaintext, database 2, named worker, with redis-py 5\n" in text
     assert "# port 6379: 10.0.0.5, as bob, over TLS\n" in text
     assert "# port 6379: this host, as default, in plaintext\n" in text
-    assert "6 clients, 3 of them in plaintext" in said(clients=CLIENTS)
+    assert "6 clients, 3 in plaintext" in said(clients=CLIENTS)
 
 
 def test_without_a_client_elsewhere_the_inventory_decides() -> None:

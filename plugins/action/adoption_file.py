@@ -704,7 +704,7 @@ def about(server: Mapping[str, Any]) -> list[str]:
     clients = server.get("clients") or []
     if clients:
         plain = sum(not client.get("tls") for client in clients)
-        facts.append(f"{plural(len(clients), 'client')}, {plain} of them in plaintext")
+        facts.append(f"{plural(len(clients), 'client')}, {plain} in plaintext")
     return lines + [f"  {fact}" for fact in facts]
 
 
