@@ -7,8 +7,8 @@ anew, and site.yml runs again and again, each time killed at the next place, wit
 No run in between is completed. From the moment that Redis runs, each interruption is preceded by a write. At the end
 site.yml runs to its end and once more, which must change nothing; verify.yml must pass, and every key must be there.
 
-It takes as many runs as there are places: about forty minutes. `--places 10` takes ten of them, evenly spread. The lab
-is its own (LAB=9), and removed at the end; KEEP=1 keeps it.
+It takes as many runs as there are places: about three quarters of an hour. `--places 10` takes ten of them, evenly
+spread. The lab is its own (LAB=9), and removed at the end; KEEP=1 keeps it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Place:
         return json.dumps(asdict(self))
 
     def __str__(self) -> str:
-        """Return it for people."""
-        return f"{self.task} [{self.host}]"
+        """Return it for people, and for a table."""
+        return f"{self.task.replace(' | ', ', ')} [{self.host}]"
 
 
 @dataclass
