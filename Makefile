@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up verify down lint test test-quick test-times audit-mutate bench-converge bench-app \
-	bench-backup drill-outage drill-cold drill-fanout drill-recovery drill-interrupt clean
+	bench-backup bench-adoption drill-outage drill-cold drill-fanout drill-recovery drill-interrupt clean
 # Compiled once, not by each of hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -74,6 +74,10 @@ drill-interrupt: ## Kill site.yml at each task that changes something, run it ag
 bench-backup: ## Time a backup and a restore of 1 GB against the bare work (about three minutes)
 	@requirements/install test
 	@PYTHONPATH=.:roles/backup/files .venv/bin/python tests/bench_backup.py $(OPTIONS)
+
+bench-adoption: ## Time the takeover of a Redis of 1 GB against a bare restart of it (about three minutes)
+	@requirements/install test
+	@PYTHONPATH=.:roles/backup/files .venv/bin/python tests/bench_adoption.py $(OPTIONS)
 
 clean: ## make down PURGE=1, and remove the virtual environments and caches
 	@$(MAKE) --no-print-directory down PURGE=1

@@ -27,8 +27,8 @@ because a variable is undefined is a failed check that says so, not the end of t
 variable `name`. With `secret: true` the value is never shown, only its length. A check whose `when` is false is
 dropped, or, where `otherwise` gives the reason, recorded as `n/a`, which never fails.
 
-A check with a `problem` has failed elsewhere, such as in a filter: that text, which may come from a host and is evaluated
-by nobody, is what was found.
+A check with a `problem` has failed elsewhere, such as in a filter: that text, which may come from a host and is not
+evaluated, is what was found.
 
 A check with `warn: true` that does not hold is a warning, and no part of the report; one that cannot be evaluated is
 nothing, as another check names what it lacks.

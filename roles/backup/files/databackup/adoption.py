@@ -648,7 +648,8 @@ def undo(path: Path, say: Say) -> dict[str, Any]:
 def old_of(plan: Plan) -> Old:
     """Return what runs the old server of a plan."""
     old = plan.old
-    if old.get("unit", "").endswith(".service"):
+    # A transient unit is gone when it ends: such a server is started again as one without a unit.
+    if old.get("unit", "").endswith(".service") and not str(old.get("unit_file", "")).startswith("/run/"):
         return Unit(old["unit"], [])
     program = Path(old["program"].removesuffix(" (deleted)"))
     # Debian's server is a link to redis-check-rdb, which does something else under its own name.
