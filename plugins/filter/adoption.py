@@ -109,10 +109,9 @@ def obstacles(server: Server, ours: str, maxmemory: int, mode: str) -> list[Obst
     renamed = {name.upper(): new for name, new in server["renamed"].items()}
     for name in NEEDED:
         if name in renamed:
-            refuse(
-                f"command {name}", f"rename-command {name} {renamed[name] or '(off)'}", "that name: it is needed here"
-            )
-    others = [f"{name} (now {new})" for name, new in sorted(renamed.items()) if new and name not in NEEDED]
+            refuse(f"command {name}", "renamed" if renamed[name] else "switched off", "that name: it is needed here")
+    # Not what they are called now: such names are kept secret.
+    others = [name for name, new in sorted(renamed.items()) if new and name not in NEEDED]
     if others and mode == "keep":
         refuse(
             "renamed commands",

@@ -384,7 +384,10 @@ class Adoption:
         drop_ins = self._foreign_drop_ins()
         for path in [*(Path(file["path"]) for file in self.plan.files), *drop_ins]:
             if os.path.lexists(path):
-                shutil.copy2(path, self._kept(aside, path))
+                kept = self._kept(aside, path)
+                shutil.copy2(path, kept)
+                # Its own user reads it again when somebody puts it back.
+                os.chown(kept, path.stat().st_uid, path.stat().st_gid)
         for path in drop_ins:
             path.unlink()
         for file in self.plan.files:
