@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +15,13 @@ from databackup.redis_server import Configuration
 from databackup.replication import Snapshot
 from databackup.resp import Client
 from databackup_host import wait_for
+from ports import free_port
 
 # Children are not waited for: who has stopped one may be another process than who has started it.
 _started: list[subprocess.Popen[bytes]] = []
 
 ADMIN = "correct-horse-of-the-admin"
 OLD = "correct-horse-of-old"
-
-
-def spare_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as spare:
-        return int(spare.getsockname()[1])
 
 
 class Service:
@@ -102,7 +97,7 @@ class Host:
     def __post_init__(self) -> None:
         self.binary = self.folder / "redis-server"
         self.binary.symlink_to(shutil.which("redis-server") or str(shutil.which("redis-check-rdb")))
-        self.old_port, self.new_port = spare_port(), spare_port()
+        self.old_port, self.new_port = free_port(), free_port()
         self.data = self.folder / "data"
         self.old_data = self.data if self.together else self.folder / "old-data"
         self.etc, self.staged, self.state = (self.folder / name for name in ("etc", "staged", "state"))

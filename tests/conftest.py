@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 from ansible import module_utils
+from ports import free_port
 
 PROJECT = Path(__file__).resolve().parent.parent
 # Where the libraries of modules find one another, as on a host.
@@ -135,14 +136,6 @@ def server_command(folder: Path) -> str:
     link = folder / "redis-server"
     link.symlink_to(checker)
     return str(link)
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start(folder: Path, *arguments: str, port: int) -> subprocess.Popen[bytes]:

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,6 +33,7 @@ from databackup.redis_server import Configuration
 from databackup.replication import Snapshot
 from databackup.resp import Client
 from databackup.restic import Restic
+from ports import free_port
 
 REDIS_PASSWORD = "correct-horse-of-redis"
 REPOSITORY_PASSWORD = "correct-horse-of-the-repository"
@@ -173,8 +173,7 @@ class Host:
     """A Redis server with its source, and a repository."""
 
     def __init__(self, folder: Path, data: Path | None = None, **directives: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as spare:
-            self.port: int = spare.getsockname()[1]
+        self.port = free_port()
         self.folder = folder
         self.data = data or folder / "data"
         self.data.mkdir(exist_ok=True)

@@ -119,9 +119,11 @@ def running(host: Host) -> Iterator[Host]:
         deadline = time.monotonic() + 60
         while True:
             try:
-                resp.Client("127.0.0.1", host.port).close()
+                # The kernel takes connections before the server has read its files: only an answer says that it has.
+                with resp.Client("127.0.0.1", host.port) as client, contextlib.suppress(resp.ErrorReply):
+                    client.call("PING")
                 break
-            except OSError:
+            except (OSError, resp.ProtocolError):
                 assert time.monotonic() < deadline, "the server does not listen"
                 time.sleep(0.02)
         yield host

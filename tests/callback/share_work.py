@@ -7,6 +7,7 @@ results a thousand times a second: together a third of the controller's work. Wh
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships no ty
         folder = os.environ.get("TEST_MODULES")
         if folder is None:
             return
+        # A test that brings a module of its own must not meet the project's of that name, nor the other way round.
+        folder = f"{folder}/{hashlib.sha256(str(constants.DEFAULT_MODULE_PATH).encode()).hexdigest()[:12]}"
         Path(folder).mkdir(parents=True, exist_ok=True)
         # Ansible locks each module there, so runs wait for each other. At the end the link goes, not the folder.
         Path(constants.DEFAULT_LOCAL_TMP, "ansiballz_cache").symlink_to(folder)
