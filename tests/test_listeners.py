@@ -130,3 +130,15 @@ def test_tells_which_ports_another_program_has(
     wanted: list[int], addresses: list[str], ours: str, found: list[str]
 ) -> None:
     assert ports.taken_ports([NGINX, HIDDEN, NGINX], wanted, addresses, ours) == found
+
+
+def test_a_file_that_is_closed_meanwhile_hides_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "12/fd"
+    folder.mkdir(parents=True)
+    for number, target in enumerate(["/dev/null", "socket:[7]", "socket:[8]"], 3):
+        (folder / str(number)).symlink_to(target)
+    # As the name of a file that was closed: it is listed, and is no link any more.
+    for number in (0, 4, 9):
+        (folder / str(number)).unlink(missing_ok=True)
+        (folder / str(number)).touch()
+    assert listening.holders({"7", "8"}, tmp_path) == {"8": 12}

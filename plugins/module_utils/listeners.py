@@ -59,16 +59,26 @@ def sockets(proc: Path = PROC) -> dict[str, tuple[str, int]]:
     return found
 
 
+def targets(folder: Path) -> Iterator[str]:
+    """Return what the files of a process are, without those that it closes meanwhile."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        # It has gone, or it is another user's.
+        return
+    for entry in entries:
+        try:
+            yield os.readlink(entry.path)
+        except OSError:
+            # A busy server closes connections at any moment; its other files are as they were.
+            continue
+
+
 def holders(inodes: set[str], proc: Path = PROC) -> dict[str, int]:
     """Return who has each socket open: the first process that is not systemd, which keeps sockets for its services."""
     found: dict[str, int] = {}
     for pid in sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()):
-        try:
-            targets = [os.readlink(entry.path) for entry in os.scandir(proc / str(pid) / "fd")]
-        except OSError:
-            # It has gone, or it is another user's.
-            continue
-        for target in targets:
+        for target in targets(proc / str(pid) / "fd"):
             inode = target[len("socket:[") : -1]
             if target.startswith("socket:[") and inode in inodes and found.get(inode, SYSTEMD) == SYSTEMD:
                 found[inode] = pid
@@ -99,6 +109,9 @@ def listeners(proc: Path = PROC) -> Iterator[Listener]:
     """Return all listening TCP sockets of this host, by port."""
     open_sockets = sockets(proc)
     pids = holders(set(open_sockets), proc)
+    if missing := set(open_sockets) - set(pids):
+        # A server that is just being replaced has given its socket to a process that was not there yet.
+        pids |= holders(missing, proc)
     activated = socket_units() if SYSTEMD in pids.values() else {}
     for inode, (address, port) in sorted(open_sockets.items(), key=lambda item: (item[1][1], item[1][0])):
         pid = pids.get(inode, 0)
