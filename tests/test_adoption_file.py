@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from ports import free_port
 from test_bad_input import SECRET, names, run, variables
 
-from conftest import PROJECT, ansible, free_port, load, server_command
+from conftest import PROJECT, ansible, load, server_command
 
 for library in ("redis_defaults", "redis_conf", "redis_acl", "resp", "processes", "redis_started", "redis_answers"):
     load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
-from conftest import free_port, load
+from conftest import load
 
 load("plugins/module_utils/redis_files.py", "ansible.module_utils.redis_files")
 units = load("plugins/module_utils/app_units.py", "ansible.module_utils.app_units")

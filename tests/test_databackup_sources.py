@@ -33,8 +33,7 @@ from databackup.restic import Restic, end
 from databackup.settings import Source
 from databackup.sqlite import Sqlite, summarize
 from databackup_host import REPOSITORY_PASSWORD, make_repository
-
-from conftest import free_port
+from ports import free_port
 
 PLAINTEXT = "known-plaintext"
 

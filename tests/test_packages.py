@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
-from conftest import PROJECT, ansible_plays, free_port, load
+from conftest import PROJECT, ansible_plays, load
 
 apt_state = load("plugins/module_utils/apt_state.py", "apt_state")
 # ansible.builtin.apt looks for its Python binding there.

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from typing import Any
 
-from conftest import PROJECT, Server, free_port, load
+from ports import free_port
+
+from conftest import PROJECT, Server, load
 
 resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ports import free_port
 
-from conftest import PROJECT, free_port, load, server_command
+from conftest import PROJECT, load, server_command
 
 resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
 defaults = load("plugins/module_utils/redis_defaults.py", "ansible.module_utils.redis_defaults")

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
-from conftest import PROJECT, free_port, start
+from conftest import PROJECT, start
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0

@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ports import free_port
 from test_certificates import Pair, issue
 
-from conftest import free_port, load, server_command
+from conftest import load, server_command
 
 resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
 peer = load("plugins/module_utils/redis_peer.py", "ansible.module_utils.redis_peer")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
-from conftest import Server, free_port, load, server_command
+from conftest import Server, load, server_command
 
 for library in ("resp", "redis_server"):
     load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")

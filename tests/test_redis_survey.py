@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
-from conftest import free_port, load, server_command
+from conftest import load, server_command
 
 for library in ("redis_defaults", "redis_conf", "redis_acl", "resp", "processes", "redis_started", "redis_answers"):
     load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ports import free_port
 
-from conftest import ansible_module, free_port, load, server_command
+from conftest import ansible_module, load, server_command
 
 resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
 acl = load("plugins/module_utils/redis_acl.py", "ansible.module_utils.redis_acl")

@@ -7,8 +7,9 @@ import io
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ports import free_port
 
-from conftest import Server, free_port, load
+from conftest import Server, load
 
 resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
 

@@ -6,8 +6,9 @@ import secrets
 from typing import Any
 
 import pytest
+from ports import free_port
 
-from conftest import ansible_plays, free_port
+from conftest import ansible_plays
 
 SECRET = secrets.token_hex(16)
 
