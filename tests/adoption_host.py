@@ -111,6 +111,8 @@ class Host:
             "dir": str(self.old_data),
             "appendonly": "no",
             "requirepass": OLD,
+            # Each snapshot that a test takes would wait five seconds for more replicas.
+            "repl-diskless-sync-delay": "0",
             "logfile": str(self.folder / "old.log"),
             **self.old_settings,
         }

@@ -135,6 +135,17 @@ def arm(host: Host, made: Adoption, step: str, when: str, what: Callable[[], Non
     setattr(owner, step, outer)
 
 
+def run_until_killed(host: Host, step: str, when: str) -> None:
+    """Adopt in a process of its own, which ends at a step as if it were killed."""
+    child = os.fork()
+    if child == 0:
+        made = host.adoption()
+        arm(host, made, step, when, lambda: os._exit(9))
+        made.run()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
 KINDS_OF_FAULTS: dict[str, dict[str, Any]] = {
     "dump": {"together": True},
     "append-only": {"together": True, "old_settings": {"appendonly": "yes"}},
@@ -155,13 +166,7 @@ def test_a_run_that_was_killed_is_undone_and_the_next_one_completes_it(
     host = make(**KINDS_OF_FAULTS[kind])
     host.fill(60)
     before = host.digest(host.old())
-    child = os.fork()
-    if child == 0:
-        made = host.adoption()
-        arm(host, made, step, when, lambda: os._exit(9))
-        made.run()
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    run_until_killed(host, step, when)
     host.adoption().recover()
     wait_for(lambda: host.asks(host.old_port, OLD), "the old server answers")
     assert host.digest(host.old()) == before
@@ -185,13 +190,7 @@ def test_a_host_that_goes_down_comes_back_with_all_data_and_keeps_what_is_writte
         # What it has not saved is lost with the host whatever we do, until its dump is replaced.
         client.call("SAVE")
     before = host.digest(host.old())
-    child = os.fork()
-    if child == 0:
-        made = host.adoption()
-        arm(host, made, step, when, lambda: os._exit(9))
-        made.run()
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    run_until_killed(host, step, when)
     for service in (host.old_service, host.new_service):
         service.kill(signal.SIGKILL)
     monkeypatch.setattr(adoption, "boot_id", lambda: "another boot")

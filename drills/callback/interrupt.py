@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -47,7 +48,13 @@ class CallbackModule(CallbackBase):
     def _die(self, place: str) -> None:
         with open(os.environ["INTERRUPT_MET"], "w", encoding="utf-8") as file:
             file.write(place)
-        os.killpg(os.getpgid(0), signal.SIGKILL)
+        group = os.getpgid(0)
+        # Each worker has a session of its own, and would wait for ever for the one that started it.
+        for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="utf-8").split():
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(int(child)) != group:
+                    os.killpg(os.getpgid(int(child)), signal.SIGKILL)
+        os.killpg(group, signal.SIGKILL)
 
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         place = self._place(host, task)

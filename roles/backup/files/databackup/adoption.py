@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from grp import getgrnam
 from pathlib import Path
 from pwd import getpwnam
 from typing import Any, Protocol
@@ -393,8 +394,8 @@ class Adoption:
         for file in self.plan.files:
             open_folder(Path(file["path"]).parent)
             user = getpwnam(file["owner"])
-            gid = shutil._get_gid(file["group"])  # type: ignore[attr-defined]  # the public way to it needs a file
-            copy(Path(file["staged"]), Path(file["path"]), user.pw_uid, int(gid or 0), int(file["mode"], 8))
+            group = getgrnam(file["group"])
+            copy(Path(file["staged"]), Path(file["path"]), user.pw_uid, group.gr_gid, int(file["mode"], 8))
 
     def move(self, aside: Path, names: set[str]) -> None:
         """Move what of these is in the new server's folder to the rest of what was there before."""
