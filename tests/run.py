@@ -36,6 +36,9 @@ ANSIBLE = {
     "ANSIBLE_CALLBACK_PLUGINS": str(PROJECT / "tests/callback"),
     "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.timer,record_tasks,share_work",
     "TEST_MODULES": str(OUTPUT / "modules"),
+    # For modules that run here, as the lab's hosts do by themselves.
+    "TEST_COMPILED": str(OUTPUT / "modules/compiled"),
+    "PYTHONPATH": str(PROJECT / "tests/python"),
 }
 # How often a line says what is going on, in seconds.
 NEWS = 60
@@ -237,6 +240,7 @@ def clean() -> None:
         path.unlink()
     for name in ("molecule", "modules"):
         shutil.rmtree(OUTPUT / name, ignore_errors=True)
+    Path(ANSIBLE["TEST_COMPILED"]).mkdir(parents=True)
 
 
 def main(words: list[str]) -> int:

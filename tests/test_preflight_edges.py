@@ -120,6 +120,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
         **wrong,
         **right,
         "five": good(**FIVE),
+        "claiming": good(redis_instances=[{"adopt": "keep", "adopt_from": 7001}], redis_ports=[6380]),
         "taken": good(redis_tls_port=busy.getsockname()[1], redis_bind=["127.0.0.1"]),
         "elsewhere": good(redis_tls_port=busy.getsockname()[1], redis_bind=["192.0.2.10"]),
         "away": good(
@@ -141,6 +142,12 @@ def test_five_problems_of_one_host_stand_in_one_message(several: subprocess.Comp
     assert several.returncode != 0
     assert several.stdout.count("fatal: [") - several.stdout.count("UNREACHABLE!") == 1
     assert sorted(names(several, "five")) == sorted(FIVE)
+
+
+def test_an_instance_without_a_name_is_no_other_one_than_itself(several: subprocess.CompletedProcess[str]) -> None:
+    assert re.search(r"^claiming +: ok=[1-9]", several.stdout, re.MULTILINE), "the host was not asked"
+    # Whether a server listens on 7001 is up to this machine.
+    assert set(names(several, "claiming")) <= {"redis_adopt and redis_adopt_from"}
 
 
 @pytest.mark.parametrize("host", [pytest.param(host, id=kind) for host, kinds in RIGHT.items() for kind in kinds])
@@ -193,7 +200,7 @@ def test_a_secret_that_cannot_be_templated_is_not_shown(several: subprocess.Comp
 
 def test_changes_nothing_on_any_host(several: subprocess.CompletedProcess[str]) -> None:
     changed = re.findall(r"^(\w+) .*changed=(\d+)", several.stdout, re.MULTILINE)
-    assert len(changed) == 10
+    assert len(changed) == 11
     assert {count for _, count in changed} == {"0"}
 
 

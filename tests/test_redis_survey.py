@@ -303,7 +303,8 @@ def test_a_server_that_does_not_answer_costs_two_seconds(run: Start, tmp_path: P
     process.send_signal(signal.SIGSTOP)
     begin = time.monotonic()
     found = survey(process.pid, login("x"), login("y"))
-    assert time.monotonic() - begin < 3.5
+    # Two logins at three addresses wait once, not six times.
+    assert time.monotonic() - begin < 6
     assert found["login"] == "unreachable"
     assert found["login_problem"].endswith("no answer within 2 s")
     assert (found["keys"], found["data"]["dir"]) == (None, str(tmp_path))

@@ -19,8 +19,8 @@ else
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   if ! mmdebstrap --quiet --variant=minbase --skip=cleanup/apt/lists --include="$(IFS=,; echo "$*")" \
-    --customize-hook='copy-in setup.sh /tmp' \
-    --customize-hook='chroot "$1" sh /tmp/setup.sh' --customize-hook='rm "$1/tmp/setup.sh"' \
+    --customize-hook='copy-in setup.sh lab_compiled.py /tmp' \
+    --customize-hook='chroot "$1" sh /tmp/setup.sh' --customize-hook='rm "$1/tmp/setup.sh" "$1/tmp/lab_compiled.py"' \
     "$suite" "$work/root.tar" 2>"$work/log"; then
     tail -n 20 "$work/log" >&2
     echo "no registry answered for $base, and mmdebstrap could not build $suite" >&2

@@ -9,37 +9,7 @@ printf 'AuthorizedKeysFile /etc/ssh/lab_authorized_keys\nPasswordAuthentication 
   > /etc/ssh/sshd_config.d/lab.conf
 # As in Debian's own container images: nobody reads descriptions of packages here.
 echo 'Acquire::Languages "none";' > /etc/apt/apt.conf.d/lab
-# A module comes as a zip file with all that it imports, and Python compiles that again for each task, which is a third of
-# a task's work on a host. Here it keeps what it has compiled, by its source.
-cat > /usr/lib/python3/dist-packages/lab_compiled.py <<'END'
-import marshal
-import os
-import zipimport
-
-_compile = zipimport._compile_source
-
-
-def _compile_once(path, source):
-    from hashlib import sha256
-
-    kept = f"/var/cache/lab-compiled/{sha256(source).hexdigest()}"
-    try:
-        with open(kept, "rb") as file:
-            return marshal.load(file)
-    except (OSError, EOFError, ValueError):
-        pass
-    code = _compile(path, source)
-    try:
-        with open(f"{kept}.{os.getpid()}", "xb") as file:
-            marshal.dump(code, file)
-        os.rename(file.name, kept)
-    except OSError:
-        pass
-    return code
-
-
-zipimport._compile_source = _compile_once
-END
+install --mode=0644 /tmp/lab_compiled.py /usr/lib/python3/dist-packages/
 echo 'import lab_compiled' > /usr/lib/python3/dist-packages/lab_compiled.pth
 install --directory --mode=1777 /var/cache/lab-compiled
 # These wait for hardware or a console that a container has not got.

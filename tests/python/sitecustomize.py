@@ -1,0 +1,1 @@
+../../molecule/default/image/lab_compiled.py
