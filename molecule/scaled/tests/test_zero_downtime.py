@@ -110,7 +110,7 @@ def test_a_release_that_is_no_good_stops_at_the_first_host_and_fails_no_request(
     # that is shown in the scenario `standalone`.
     untried = {"app_candidate": False, "app_check_command": "", "app_migrate_command": ""}
     with traffic:
-        wrong = {**NEXT, **untried, "app_command": "quantdesk --no-such-option", "app_health_timeout": 5}
+        wrong = {**NEXT, **untried, "app_command": "quantdesk --no-such-option", "app_health_timeout": 15}
         result = playbook("app.yml", "--extra-vars", json.dumps(wrong))
     assert result.returncode != 0
     assert "serves again" in result.stdout

@@ -140,7 +140,7 @@ def test_a_release_that_fails_its_trial_never_replaces_the_one_that_serves(
     # Would shut out everybody who uses the application now.
     closing = {"app_clients": ["192.0.2.1"]}
     rules = app1.check_output(RULES)
-    result = playbook("app.yml", "--extra-vars", json.dumps({**extra, **closing, "app_health_timeout": 3}))
+    result = playbook("app.yml", "--extra-vars", json.dumps({**extra, **closing}))
     assert result.returncode != 0
     assert "did not get well" in result.stdout
     assert words in result.stdout
