@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -140,8 +141,11 @@ def quick() -> list[Part]:
 class Runner:
     """Runs parts: as many at once as there are labs, and one more that needs none; without labs two of these."""
 
-    def __init__(self, waiting: list[Part], labs: int, recorder: Recorder) -> None:
+    def __init__(self, waiting: list[Part], labs: int, recorder: Recorder, scratch: Path) -> None:
         self.waiting = waiting
+        # Of each part, a folder for its tests' files: pytest would remove what other runs of this user left behind,
+        # and fail where that is still in use.
+        self.scratch = scratch
         # The lab of `make up` has no number, and is left alone.
         self.free = list(range(1, labs + 1))
         self.beside = 1 if any(part.lab for part in waiting) else 2
@@ -182,12 +186,20 @@ class Runner:
                 continue
             self.waiting.remove(part)
             lab = self.free.pop(0) if part.lab else 0
+            scratch = self.scratch / part.name
+            scratch.mkdir()
             say(f"{part.name} begins" + (f" in lab {lab}" if lab else ""))
             with open(OUTPUT / f"{part.name}.log", "wb") as log:
                 process = subprocess.Popen(
                     ["nice", "-n", str(part.nice), *part.command(lab)],
                     cwd=PROJECT,
-                    env={**os.environ, **ANSIBLE, **self.recorder.environment, **part.environment(lab)},
+                    env={
+                        **os.environ,
+                        **ANSIBLE,
+                        **self.recorder.environment,
+                        "PYTEST_DEBUG_TEMPROOT": str(scratch),
+                        **part.environment(lab),
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -256,8 +268,11 @@ def main(words: list[str]) -> int:
         return 2
     clean()
     wanted = quick() if "--quick" in words else [known[word] for word in words or known]
-    with Recorder(OUTPUT / "times") as recorder:
-        runner = Runner(list(wanted), int(os.environ.get("LABS", "4")), recorder)
+    with (
+        tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as scratch,
+        Recorder(OUTPUT / "times") as recorder,
+    ):
+        runner = Runner(list(wanted), int(os.environ.get("LABS", "4")), recorder, Path(scratch))
         try:
             runner.run()
         except KeyboardInterrupt:

@@ -70,10 +70,10 @@ class Traffic:
         """Let each client finish its request, and end."""
         self._over.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(120)
 
     def _client(self, number: int) -> None:
-        connection = http.client.HTTPSConnection(ADDRESS, PORT, timeout=30, context=trust())
+        connection = http.client.HTTPSConnection(ADDRESS, PORT, timeout=90, context=trust())
         due = time.monotonic() + number * self.pause / len(self._threads)
         turn = number
         while not self._over.wait(max(due - time.monotonic(), 0)):
