@@ -43,7 +43,7 @@ def look(units: Path, unit: str, states: str, data: Path, conf: Path | str = "/n
     script = f'mount --bind {units} /etc/systemd/system && exec sh -c "$0" look.sh "$@"'
     text = "".join((FILES / name).read_text() for name in ("servers.sh", "look.sh"))
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, text, unit, conf, data],
+        ["unshare", "--mount", "sh", "-c", script, text, unit, conf, data, "redis"],
         env={**os.environ, "PATH": f"{units.parent}/bin:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
