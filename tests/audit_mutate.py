@@ -217,6 +217,15 @@ MUTATIONS = [
         f"chmod o-x /etc/redis; chmod o-r {CONF}",
         along={33},
     ),
+    Mutation(
+        55,
+        "another instance's user in the group of this one",
+        "useradd --system --groups redis redis-audit",
+        "userdel redis-audit",
+    ),
+    Mutation(56, "a folder for all", "chmod 755 /var/lib/redis", "chmod 750 /var/lib/redis"),
+    user(57, "default", "+eval"),
+    Mutation(58, "users.acl is a file with another name", f"ln {ACL} /root/audit-58", "rm /root/audit-58", along={16}),
     file(
         42,
         "a certificate that nobody loaded",
