@@ -67,6 +67,7 @@ FIXED: dict[str, tuple[int, ...]] = {
     "tcp-backlog": (),
     "timeout": (),
     "acllog-max-len": (),
+    "acl-pubsub-default": (),
     "aof-use-rdb-preamble": (),
     "stop-writes-on-bgsave-error": (),
     "repl-diskless-sync-delay": (),
@@ -353,6 +354,8 @@ def default_text(key: str) -> str:
     value = role_defaults().get(key)
     if key == "bind":
         return "127.0.0.1 and private_address"
+    if key == "default_rules":
+        return "this environment's keys and channels, no scripts"
     if value == 0 and key.endswith("port"):
         return "0 (off)"
     return flow(value) if value != [] else "none"

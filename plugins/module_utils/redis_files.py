@@ -1,7 +1,8 @@
-"""Files that a module and a service both write, in a folder where the service may write: read, and replaced atomically.
+"""Files that a module and a service both write, in a folder of the service: read, and replaced atomically.
 
-Root trusts no name in such a folder. The folder is opened once and used by its descriptor, no link in it is followed, and
-owner and mode are set on an open file, never by a path: what the service puts in a file's place meanwhile is not reached.
+Root trusts no name in such a folder. The folder is opened once and used by its descriptor, no link in it is followed,
+and owner and mode are set on an open file, never by a path: what the service puts in a file's place meanwhile is not
+reached.
 """
 
 from __future__ import annotations
@@ -56,9 +57,7 @@ def open_plain(name: str, folder: int, path: str, flags: int = os.O_RDONLY) -> i
             except OSError:
                 problem = ""
             if problem:
-                raise NotPlain(
-                    error.errno, f"found {problem}; expected a plain file with one name", path
-                ) from error
+                raise NotPlain(error.errno, f"found {problem}; expected a plain file with one name", path) from error
         error.filename = path
         raise
     problem = what_is(os.fstat(handle), name, folder)
@@ -139,7 +138,9 @@ class Ownership:
             gid = None if group is None else int(group) if str(group).isdigit() else grp.getgrnam(group).gr_gid
         except KeyError as error:
             if not check_mode:
-                raise ValueError(f"owner and group: {error.args[0]}; expected a user and a group of this host") from None
+                raise ValueError(
+                    f"owner and group: {error.args[0]}; expected a user and a group of this host"
+                ) from None
             uid = gid = None
         try:
             bits = None if mode is None else mode if isinstance(mode, int) else int(str(mode), 8)

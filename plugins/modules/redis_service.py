@@ -363,8 +363,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
                 snapshot = save(client, params["data"], params["start_timeout"])
         except (Refused, Unsaved, ErrorReply, ProtocolError, OSError) as error:
             module.fail_json(
-                msg=f"{unit} is to run as {params['user']} and was not restarted, as its data must be on the disk before: "
-                f"{error}",
+                msg=f"{unit} is to run as {params['user']} and was not restarted, as its data must be on the disk "
+                f"before: {error}",
                 **done | {"changed": False, "restarted": False},
             )
     carry_out(module, todo, done)

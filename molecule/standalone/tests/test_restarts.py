@@ -42,8 +42,10 @@ def state(redis1: Host) -> Iterator[RedisCli]:
     yield as_user("redis1", "admin", "127.0.0.1")
     redis1.check_output(
         "systemctl disable --now redis-server@state; rm -rf /etc/redis-state /etc/redis-admin-state.env"
-        " /var/log/redis-state /etc/logrotate.d/redis-server-state /var/lib/redis-state /usr/local/sbin/redis-admin-state /etc/systemd/system/redis-server@state.service*"
-        " /etc/systemd/system/redisstate.slice; systemctl daemon-reload; userdel redis-state"
+        " /var/log/redis-state /etc/logrotate.d/redis-server-state"
+        " /var/lib/redis-state /usr/local/sbin/redis-admin-state /etc/systemd/system/redis-server@state.service*"
+        " /etc/systemd/system/redisstate.slice;"
+        " systemctl daemon-reload; userdel redis-state"
     )
     converge(redis_settings={"databases": None})
     assert starts(redis1) == before + 2

@@ -18,20 +18,20 @@ INSTANCES = [
     {"name": "", "tls_port": 6380, "maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"},
     {"name": "state", "tls_port": 6381, "maxmemory": "32mb", "appendonly": False, "save": []},
 ]
-# Made of the first instance's files, as an earlier version had them. Root makes what was redis' own anew with `install`.
+# Made of the first instance's files, as an earlier version had them.
 EARLIER = r"""
 set -eu
 install -d -o redis -g redis -m 0750 /var/lib/redis-state
-sed -e 's/^tls-port .*/tls-port 6381/' -e 's#/var/lib/redis#/var/lib/redis-state#' -e 's#/run/redis/#/run/redis-state/#' \
-  -e 's#users.acl#users-state.acl#' -e 's#redis-server.log#redis-server-state.log#' -e 's/^appendonly .*/appendonly no/' \
-  -e '/^save /d' /etc/redis/redis.conf >/root/earlier.conf
+sed -e 's/^tls-port .*/tls-port 6381/' -e 's#/var/lib/redis#&-state#' -e 's#/run/redis/#/run/redis-state/#' \
+  -e 's#users.acl#users-state.acl#' -e 's#redis-server.log#redis-server-state.log#' \
+  -e 's/^appendonly .*/appendonly no/' -e '/^save /d' /etc/redis/redis.conf >/root/earlier.conf
 echo 'save ""' >>/root/earlier.conf
 echo 'slowlog-max-len 77' >>/root/earlier.conf
 install -o redis -g redis -m 0600 /root/earlier.conf /etc/redis/redis-state.conf
 install -o redis -g redis -m 0600 /etc/redis/users.acl /etc/redis/users-state.acl
 install -m 0600 /etc/redis-admin.env /etc/redis-admin-state.env
-sed -e 's#/etc/redis/redis.conf#/etc/redis/redis-state.conf#' -e 's/^RuntimeDirectory=redis$/RuntimeDirectory=redis-state/' \
-  -e 's/^StateDirectory=redis$/StateDirectory=redis-state/' -e '/^Alias=/d' /etc/systemd/system/redis-server.service \
+sed -e 's#/etc/redis/redis.conf#/etc/redis/redis-state.conf#' -e 's/^RuntimeDirectory=redis$/&-state/' \
+  -e 's/^StateDirectory=redis$/&-state/' -e '/^Alias=/d' /etc/systemd/system/redis-server.service \
   >/etc/systemd/system/redis-server@state.service
 rm /root/earlier.conf
 systemctl daemon-reload
@@ -39,9 +39,9 @@ systemctl enable --now --quiet redis-server@state
 """
 GONE = r"""
 systemctl disable --now --quiet redis-server@state
-rm -rf /etc/redis-state /etc/redis-admin-state.env /var/lib/redis-state /var/log/redis-state /usr/local/sbin/redis-admin-state \
-  /etc/logrotate.d/redis-server-state /etc/systemd/system/redis-server@state.service* /etc/systemd/system/redisstate.slice \
-  /etc/redis/*-state.* /var/log/redis/redis-server-state.log*
+rm -rf /etc/redis-state /etc/redis-admin-state.env /var/lib/redis-state /var/log/redis-state \
+  /usr/local/sbin/redis-admin-state /etc/logrotate.d/redis-server-state /etc/systemd/system/redisstate.slice \
+  /etc/systemd/system/redis-server@state.service* /etc/redis/*-state.* /var/log/redis/redis-server-state.log*
 systemctl daemon-reload
 getent passwd redis-state >/dev/null && userdel redis-state || true
 """
@@ -82,8 +82,8 @@ def test_an_earlier_instance_was_its_neighbour_s_to_change(redis1: Host, earlier
 def test_a_link_that_redis_has_put_there_is_not_taken_along(redis1: Host, put: str) -> None:
     script = (PROJECT / "roles/redis/files/separate.sh").read_text()
     redis1.check_output(
-        "getent passwd redis-state >/dev/null || useradd --system --home-dir /var/lib/redis-state --shell /usr/sbin/nologin"
-        " redis-state; install -d -o redis-state -g redis-state -m 0700 /etc/redis-state;"
+        "getent passwd redis-state >/dev/null || useradd --system --home-dir /var/lib/redis-state redis-state;"
+        " install -d -o redis-state -g redis-state -m 0700 /etc/redis-state;"
         " mv /etc/redis/redis-state.conf /root/kept.conf"
     )
     try:
@@ -110,7 +110,7 @@ def separate(redis1: Host, earlier: RedisCli) -> RedisCli:
 
 def test_it_was_restarted_once_and_has_its_data_and_what_redis_had_written(redis1: Host, separate: RedisCli) -> None:
     assert separate("GET kept:by:nobody", port=6381) == ["1"]
-    log = redis1.check_output("cat /var/log/redis-state/redis-server.log; zcat /var/log/redis-state/redis-server.log.1.gz")
+    log = redis1.check_output("cd /var/log/redis-state; cat redis-server.log; zcat redis-server.log.1.gz")
     assert log.count("Ready to accept connections") == 2
     assert separate("CONFIG GET slowlog-max-len", port=6381) == ["slowlog-max-len", "77"]
     # It keeps no snapshot, as before: after a crash it would begin with old data.
