@@ -347,7 +347,7 @@ class Run:
         path = self.params["credentials_file"]
         try:
             if read(path) == secret:
-                return self.secret.declare(path, pretend=self.module.check_mode)
+                return bool(self.secret.declare(path, pretend=self.module.check_mode))
             if not self.module.check_mode:
                 candidate = Candidate(path, secret, self.secret.apply)
                 try:
