@@ -130,7 +130,7 @@ def test_a_trial_runs_no_module_that_redis_has_written(folder: Path, tmp_path: P
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", module, tmp_path / "module.c"], check=True)
     # Of the user, as a Redis that was broken into would have written it.
     shutil.chown(module, USER)
-    name, arguments = config(folder, "/usr/bin/redis-server")
+    name, arguments = config(folder, server_command(folder))
     line = f'"load\\x6dodule" {module}\n' if through == "another spelling" else f"loadmodule {module}\n"
     if through == "an included file":
         (folder / "more.conf").write_text(line)
