@@ -145,6 +145,19 @@ def test_a_trial_runs_no_module_that_redis_has_written(folder: Path, tmp_path: P
     assert code == 0, output
 
 
+def test_a_trial_does_not_need_the_folder_that_its_user_will_have(folder: Path, tmp_path: Path) -> None:
+    name, arguments = config(folder, server_command(folder))
+    for parent in list(folder.parents)[:-2]:
+        parent.chmod(0o755)
+    # Of somebody else until systemd starts the unit, as that of an instance of an earlier version.
+    tmp_path.chmod(0o700)
+    Path(arguments["path"]).write_text(f"dir {tmp_path}\nlogfile {tmp_path}/log\n")
+    code, output = ansible_module(name, arguments)
+    assert code == 0, output
+    Path(arguments["path"]).write_text("maxclients none\n")
+    assert "Redis does not start on this configuration" in ansible_module(name, arguments)[1]
+
+
 def test_a_file_that_comes_into_the_place_of_a_new_one_gets_neither_its_owner_nor_its_mode(
     folder: Path, victim: Path
 ) -> None:

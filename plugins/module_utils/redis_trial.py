@@ -39,14 +39,16 @@ def _die_with_parent() -> None:
 def trustworthy(config_text: str) -> str:
     """Return a configuration without modules and included files that others than root can write.
 
-    Redis may write its configuration. Its unit keeps it from running what it has written; a trial has no such walls.
+    Redis may write its configuration. Its unit keeps it from running what it has written; a trial has no such walls. It
+    has a folder of its own, too: one that systemd gives to the user at the start is not there for it yet.
     """
     return str(
         render(
             [
                 entry
                 for entry in parse(config_text)
-                if entry.name not in ("loadmodule", "include") or all(map(closed, entry.words[:1]))
+                if entry.name != "dir"
+                and (entry.name not in ("loadmodule", "include") or all(map(closed, entry.words[:1])))
             ]
         )
     )
