@@ -459,7 +459,7 @@ def test_a_local_archive_is_compared_with_its_checksum(report: subprocess.Comple
     found = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     assert (
         f"redis_source_archive: found '{__file__}, with sha256:{found}'; expected the file whose checksum is"
-        f" redis_source_checksum, {SOURCE['redis_source_checksum']} [three]"
+        f" redis_source_checksum, {SOURCE['redis_source_checksum']}. [three]"
     ) in problems(report.stdout)
 
 
