@@ -164,10 +164,9 @@ def copy(source: Path, target: Path, uid: int, gid: int, mode: int) -> None:
     with source.open("rb") as read, partial.open("xb") as written:
         shutil.copyfileobj(read, written, 1 << 20)
         written.flush()
-        # By its descriptor: the folder may be the server's, which could put another file under this name.
-        os.fchown(written.fileno(), uid, gid)
-        os.fchmod(written.fileno(), mode)
         os.fsync(written.fileno())
+    os.chown(partial, uid, gid)
+    partial.chmod(mode)
     partial.replace(target)
 
 
