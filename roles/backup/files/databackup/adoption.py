@@ -434,7 +434,6 @@ class Adoption:
                 self.new.stop()
             self._data_back(noted, aside)
         self._files_back(noted, aside)
-        self._give_back(noted)
         shutil.rmtree(self.target.new, ignore_errors=True)
         self.new.settle()
         self.new.reload()
@@ -442,6 +441,7 @@ class Adoption:
             self.new.disable()
         if self.plan.old.get("unit_enabled"):
             self.old.enable()
+        self._give_back(noted)
         if noted["active"] and not self.old.active():
             self.old.start(float(self.plan.options.get("start_timeout", 120)))
             self._wait_for_old()
