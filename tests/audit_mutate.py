@@ -191,7 +191,8 @@ MUTATIONS = [
         "User=root\\nGroup=root\\nPrivateUsers=false\\nCapabilityBoundingSet=CAP_DAC_OVERRIDE",
         # What root has written is nobody else's.
         and_back="chown -R redis:redis /var/lib/redis /var/log/redis /etc/redis",
-        along={30, 32},
+        # systemd gives its folders to the user of the unit.
+        along={30, 32, 56},
     ),
     unit(32, "a capability", "CapabilityBoundingSet=CAP_NET_ADMIN\\nAmbientCapabilities=CAP_NET_ADMIN", along={30}),
     file(33, "a dump that others may read", "/var/lib/redis/dump.rdb", "chmod 644 /var/lib/redis/dump.rdb"),
@@ -215,7 +216,18 @@ MUTATIONS = [
         "a configuration for all",
         f"chmod o+x /etc/redis; chmod o+r {CONF}",
         f"chmod o-x /etc/redis; chmod o-r {CONF}",
-        along={33},
+        along={33, 56},
+    ),
+    Mutation(
+        55,
+        "another instance's user in the group of this one",
+        "useradd --system --groups redis redis-audit",
+        "userdel redis-audit",
+    ),
+    Mutation(56, "a folder for all", "chmod 755 /var/lib/redis", "chmod 750 /var/lib/redis"),
+    user(57, "default", "+eval"),
+    Mutation(
+        58, "users.acl is a file with another name", f"ln {ACL} /root/audit-58", "rm /root/audit-58", along={16, 24}
     ),
     file(
         42,

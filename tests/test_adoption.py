@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -266,3 +267,19 @@ def test_a_wrong_password_is_said_and_nothing_changes(make: Callable[..., Host])
         made.run()
     assert host.asks(host.old_port, OLD)
     assert not made.journal.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to others")
+def test_an_old_server_has_its_folder_back_that_systemd_gave_to_the_new_one(tmp_path: Path) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    (data / "appendonlydir").mkdir(parents=True)
+    (data / "appendonlydir/file").touch()
+    for place in (data, data / "appendonlydir", data / "appendonlydir/file"):
+        os.chown(place, 65534, 65534)
+    # Put there by the new server: neither leads to another file.
+    elsewhere.touch()
+    (data / "link").symlink_to(elsewhere)
+    os.link(elsewhere, data / "hard")
+    Adoption._give_back(SimpleNamespace(_together=True, data=data), {"owner": [1, 1]})  # type: ignore[arg-type]
+    assert {place.lstat().st_uid for place in (data, *data.rglob("*")) if place.name != "hard"} == {1}
+    assert elsewhere.stat().st_uid == 0

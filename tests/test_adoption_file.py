@@ -198,7 +198,7 @@ def test_an_input_has_the_value_of_the_server_or_the_nearest_that_the_role_takes
         ({}, "appendonly", "bundle: true"),
         ({}, "appendfsync", "bundle: the same"),
         ({"users": [OPEN]}, "default_user", "bundle: true; control 17 fails today"),
-        ({}, "default_rules", 'bundle: "~* &* +@all -@admin -@dangerous +info"'),
+        ({}, "default_rules", "bundle: this environment's keys and channels, no scripts"),
     ],
 )
 def test_beside_a_line_stand_the_default_and_what_fails_today(changes: dict[str, Any], key: str, words: str) -> None:

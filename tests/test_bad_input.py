@@ -6,6 +6,7 @@ A host costs a second, a run two: most cases share one run, and those that do no
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -384,6 +385,8 @@ FAULTS: Faults = {
     },
     "three": {
         "password alone": ({"redis_password": ""}, ["redis_password"]),
+        # A file of the controller that is another one than its checksum says.
+        "another archive": ({**SOURCE, "redis_source_archive": __file__}, ["redis_source_archive"]),
         "both ports off": ({"redis_tls_port": 0}, ["redis_port and redis_tls_port"]),
         "backup": ({name: value for name, value, _ in BACKUP}, [name for name, _, _ in BACKUP]),
     },
@@ -450,6 +453,14 @@ def test_names_each_fault_and_nothing_else(report: subprocess.CompletedProcess[s
 
 def test_both_ports_off_is_one_problem_of_both(report: subprocess.CompletedProcess[str]) -> None:
     assert "redis_port and redis_tls_port: found '0 and 0'; expected two different ports" in report.stdout
+
+
+def test_a_local_archive_is_compared_with_its_checksum(report: subprocess.CompletedProcess[str]) -> None:
+    found = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    assert (
+        f"redis_source_archive: found '{__file__}, with sha256:{found}'; expected the file whose checksum is"
+        f" redis_source_checksum, {SOURCE['redis_source_checksum']}. [three]"
+    ) in problems(report.stdout)
 
 
 def test_the_same_problem_on_two_hosts_is_said_once(report: subprocess.CompletedProcess[str]) -> None:

@@ -221,7 +221,7 @@ def test_a_package_that_its_source_has_lost_is_named(plays: Plays, roots: dict[s
 
 def test_the_preflight_of_redis_names_a_source_that_failed(roots: dict[str, Root]) -> None:
     done = subprocess.run(
-        ["sh", PROJECT / "roles/redis/files/look.sh", "none.service", "/nonexistent", "/nonexistent"],
+        ["sh", PROJECT / "roles/redis/files/look.sh", "none.service", "/nonexistent", "/nonexistent", "nobody"],
         env={**os.environ, "APT_CONFIG": str(roots["needed"].config)},
         capture_output=True,
         text=True,

@@ -43,7 +43,7 @@ def look(units: Path, unit: str, states: str, data: Path, conf: Path | str = "/n
     script = f'mount --bind {units} /etc/systemd/system && exec sh -c "$0" look.sh "$@"'
     text = "".join((FILES / name).read_text() for name in ("servers.sh", "look.sh"))
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, text, unit, conf, data],
+        ["unshare", "--mount", "sh", "-c", script, text, unit, conf, data, "redis"],
         env={**os.environ, "PATH": f"{units.parent}/bin:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -142,3 +142,43 @@ def test_data_of_an_old_configuration_whose_server_does_not_run_are_found(
     (units / "redis-server.service").write_text(OURS)
     seen = look(units, "redis-server.service", states("inactive"), tmp_path / "data", conf)
     assert (seen["stopped"], seen["changed"]) == ("", "")
+
+
+# An instance with a name, as it was before each had a user of its own, and as it is.
+SHARED = OURS.replace("{{ __redis_conf }}", "/etc/redis/redis-state.conf")
+OWN = OURS.replace("{{ __redis_conf }}", "/etc/redis-state/redis.conf")
+
+
+@pytest.mark.parametrize(
+    ("unit", "shared"), [(SHARED, "yes"), (OWN, "no"), (PACKAGE + "ExecStart=x /etc/redis/redis-state.conf y\n", "no")]
+)
+def test_an_instance_that_shares_what_it_has_is_known_by_its_unit(
+    units: Path, tmp_path: Path, unit: str, shared: str
+) -> None:
+    (units / "redis-server@state.service").write_text(unit)
+    seen = look(units, "redis-server@state.service", states("inactive"), tmp_path / "none")
+    assert (seen["shared"], seen["leftover"]) == (shared, "no")
+
+
+def test_the_home_of_a_user_and_the_owner_of_a_folder_are_told(units: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "etc"
+    folder.mkdir(mode=0o700)
+    unit = "redis-server@state.service"
+    seen = look(units, unit, states("inactive"), tmp_path / "none", folder / "redis.conf")
+    # The user that `look` asks for is the package's, or none.
+    home = subprocess.run(["getent", "passwd", "redis"], capture_output=True, text=True, check=False).stdout
+    assert seen["account"] == (home.split(":")[5] if home else "")
+    assert seen["folder"] == "root 700"
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    assert look(units, unit, states("inactive"), tmp_path / "none", folder / "redis.conf")["folder"] == "a link"
+
+
+def test_a_name_in_the_data_s_folder_makes_no_line_of_its_own(units: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("x\\nown=yes\\nfree=1", "y\nown=yes\nfree=1"):
+        (data / name).touch()
+    seen = look(units, "redis-server.service", states("inactive"), data)
+    assert seen["own"] == "no"
+    assert int(seen["free"]) > 1

@@ -65,6 +65,42 @@ def test_the_process_at_the_other_end_is_known_from_all_others() -> None:
             assert not peer.held_by(one, 0)
 
 
+@pytest.fixture(autouse=True)
+def no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose systemd knows nothing of the servers of these tests."""
+    monkeypatch.setattr(server, "taken_from", lambda unit, host, port: False)
+
+
+def test_who_listens_in_the_place_of_a_unit_gets_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "taken_from", peer.taken_from)
+    monkeypatch.setattr(server.os.path, "isdir", lambda path: True)
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        way = {"host": "127.0.0.1", "port": port, "server_name": None, "ca_file": None, "cert_file": None}
+        params = {
+            "server": {**way, "key_file": None},
+            "logins": [{"username": "admin", "password": PASSWORD}],
+            "credentials_file": None,
+            "timeout": 5.0,
+            "loading_timeout": 1.0,
+        }
+        # As of an instance that was broken into: it has the host's certificate, and the port is free.
+        for pid in (0, os.getppid()):
+            monkeypatch.setattr(peer, "main_pid", lambda unit, pid=pid: pid)
+            for name in ("unit", "trusted_unit"):
+                assert server.connect({**params, name: "redis-server@state.service"}) is None
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            heard.append(listener.accept()[0].recv(1))
+        # The unit's own process is spoken to.
+        monkeypatch.setattr(peer, "main_pid", lambda unit: os.getpid())
+        assert not peer.taken_from("redis-server@state.service", "127.0.0.1", port)
+    assert not peer.taken_from("redis-server@state.service", "127.0.0.1", port)
+    assert peer.listening("localhost", port) == set()
+    assert heard == []
+
+
 @dataclass
 class Unit:
     """A server over TLS, as systemd would run it, and its files."""

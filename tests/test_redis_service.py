@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from ports import free_port
 
-from conftest import Server, load, server_command
+from conftest import Server, load, server_command, start
 
-for library in ("resp", "redis_server"):
+for library in ("resp", "redis_files", "redis_server"):
     load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
+resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
 service = load("plugins/modules/redis_service.py", "redis_service")
 
 SHOWN = """LoadState=loaded
@@ -207,3 +208,56 @@ def test_waiting_does_not_try_a_wrong_login_again_and_again(
 
 def test_without_a_server_nobody_is_asked() -> None:
     assert service.wait({"server": None}, 5) == ""
+
+
+def test_a_server_that_keeps_nothing_loses_nothing_in_the_restart_that_changes_its_user(tmp_path: Path) -> None:
+    port = free_port()
+    process = start(tmp_path, "--port", str(port), port=port)
+    try:
+        with resp.Client("127.0.0.1", port) as client:
+            client.call("SET", "before", "1")
+            assert service.save(client, str(tmp_path), 60)
+            # What comes after the snapshot is there, too.
+            client.call("SET", "after", "1")
+        process.terminate()
+        process.wait(60)
+        (tmp_path / "redis-server").unlink(missing_ok=True)
+        process = start(tmp_path, "--port", str(port), port=port)
+        with resp.Client("127.0.0.1", port) as client:
+            assert client.call("EXISTS", "before", "after") == 2
+        service.forget(str(tmp_path))
+        assert not (tmp_path / "dump.rdb").exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_whose_data_do_not_get_to_the_disk_is_not_stopped(tmp_path: Path) -> None:
+    data, port = tmp_path / "data", free_port()
+    data.mkdir()
+    process = start(data, "--port", str(port), port=port)
+    try:
+        with resp.Client("127.0.0.1", port) as client:
+            client.call("SET", "kept", "1")
+            # Stands for a full disk: a name that no file can take.
+            (data / "dump.rdb").mkdir()
+            with pytest.raises(service.Unsaved, match="rdb_last_bgsave_status is err"):
+                service.save(client, str(data), 60)
+            assert client.call("CONFIG", "GET", "save") == ["save", ""]
+            assert client.call("GET", "kept") == "1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_user_of_a_process_is_told() -> None:
+    process = subprocess.Popen(["sleep", "60"], user="nobody") if os.geteuid() == 0 else None
+    try:
+        if process:
+            assert service.user_of(process.pid) == "nobody"
+        assert service.user_of(1) == "root"
+    finally:
+        if process:
+            process.kill()
+            process.wait()
+    assert service.user_of(2**22 + 1) == ""

@@ -67,6 +67,7 @@ FIXED: dict[str, tuple[int, ...]] = {
     "tcp-backlog": (),
     "timeout": (),
     "acllog-max-len": (),
+    "acl-pubsub-default": (),
     "aof-use-rdb-preamble": (),
     "stop-writes-on-bgsave-error": (),
     "repl-diskless-sync-delay": (),
@@ -353,6 +354,8 @@ def default_text(key: str) -> str:
     value = role_defaults().get(key)
     if key == "bind":
         return "127.0.0.1 and private_address"
+    if key == "default_rules":
+        return "this environment's keys and channels, no scripts"
     if value == 0 and key.endswith("port"):
         return "0 (off)"
     return flow(value) if value != [] else "none"
@@ -614,7 +617,7 @@ def describe(host: str, survey: Mapping[str, Any], memory: int = 0, version: str
             *user_lines(server, instance.otherwise),
             *setting_lines(server, name, instance.otherwise),
         ]
-        instance.otherwise += other_changes(server)
+        instance.otherwise += other_changes(server, name)
         instances.append(instance)
     left = [(server, reasons[id(server)]) for server in foreign if reasons[id(server)]]
     return Description(
@@ -626,7 +629,7 @@ def describe(host: str, survey: Mapping[str, Any], memory: int = 0, version: str
     )
 
 
-def other_changes(server: Mapping[str, Any]) -> list[str]:
+def other_changes(server: Mapping[str, Any], name: str) -> list[str]:
     """Return what will be otherwise and is no directive and no user."""
     found = []
     if server.get("replicas"):
@@ -639,8 +642,11 @@ def other_changes(server: Mapping[str, Any]) -> list[str]:
             "its certificate is another one: give clients the authority's ca.crt first, or bring today's files with"
             " certificates_source: files"
         )
-    if server.get("user") not in ("redis", None, ""):
-        found.append(f"it runs as {one_line(server['user'])} today, and as redis from now on (control 31 fails today)")
+    user = f"redis-{name}" if name else "redis"
+    if server.get("user") not in ("redis", user, None, ""):
+        found.append(f"it runs as {one_line(server['user'])} today, and as {user} from now on (control 31 fails today)")
+    elif server.get("user") not in (user, None, ""):
+        found.append(f"it runs as {one_line(server['user'])} today, and as {user} from now on, which is its alone")
     if server.get("config_problem"):
         found.append(f"its file is not understood in full: {one_line(server['config_problem'])}")
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.errors import AnsibleFilterError
 
 SPEC = Path(__file__).resolve().parents[2] / "roles/redis/meta/argument_specs.yml"
 # Inputs that all instances of a host share.
@@ -116,6 +118,15 @@ def wrong_permissions(
     return wrong
 
 
+def file_checksum(path: str) -> str:
+    """Return `sha256:` and the digest of a file on the controller; raises AnsibleFilterError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise AnsibleFilterError(f"{path}: {error.strerror}") from error
+
+
 class FilterModule:
     """What Ansible loads."""
 
@@ -130,5 +141,6 @@ class FilterModule:
             "redis_port_clashes": port_clashes,
             "redis_restart_reason": restart_reason,
             "redis_dry_runs": dry_runs,
+            "redis_file_checksum": file_checksum,
             "redis_wrong_permissions": wrong_permissions,
         }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible.module_utils.redis_files import Candidate
+from ansible.module_utils.redis_files import Candidate, Ownership
 
 PROPERTIES = "LoadState,ActiveState,Result,UnitFileState,MainPID,Wants"
 # Seconds between two questions.
@@ -112,7 +112,7 @@ def own(file: dict[str, Any], module: Any, path: str | None = None) -> None:
 
 def put(file: dict[str, Any], module: Any) -> None:
     """Write one of the caller's files, whole or not at all, with owner and mode; raises OSError."""
-    candidate = Candidate(file["path"], file["content"], lambda target: own(file, module, target))
+    candidate = Candidate(file["path"], file["content"], Ownership.of(file).apply)
     try:
         candidate.replace(keep=False)
     finally:

@@ -18,6 +18,7 @@ from typing import Any
 # proc(5), /proc/net/tcp: the columns, and the state of a connection.
 LOCAL, REMOTE, STATE, INODE = 1, 2, 3, 9
 ESTABLISHED = "01"
+LISTENING = "0A"
 Address = tuple[str, int]
 
 
@@ -78,6 +79,29 @@ def held_by(connection: socket.socket, pid: int) -> bool:
         found |= inodes(text, readable(*peer[:2]), readable(*own[:2]))
     # A connection that nobody has accepted yet is socket 0.
     return pid > 0 and holds(pid, found - {"0"})
+
+
+def listening(host: str, port: int) -> set[str]:
+    """Return the sockets that take connections to an address of this host; none for what is no address."""
+    try:
+        places = {readable(host, port), ("0.0.0.0", port), ("::", port)}
+    except ValueError:
+        return set()
+    found: set[str] = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+        except OSError:
+            continue
+        found |= {row[INODE] for row in rows if row[STATE] == LISTENING and decode(row[LOCAL]) in places}
+    return found
+
+
+def taken_from(unit: str, host: str, port: int) -> bool:
+    """Tell whether somebody listens where a unit's own process should: a password is none of theirs."""
+    sockets = listening(host, port)
+    pid = main_pid(unit)
+    return any(not holds(pid, {inode}) for inode in sockets)
 
 
 def main_pid(unit: str) -> int:

@@ -6,13 +6,14 @@ given every login that may be valid, the wanted one first.
 
 from __future__ import annotations
 
+import os
 import ssl
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.redis_peer import held_by, main_pid, older_than
+from ansible.module_utils.redis_peer import held_by, main_pid, older_than, taken_from
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError
 
 # What `argument_spec` says of the options that the modules share.
@@ -151,13 +152,19 @@ def stale(params: dict[str, Any]) -> bool:
 
 
 def connect(params: dict[str, Any]) -> Client | None:
-    """Return an authenticated connection to a server that has its data; None when nobody listens there.
+    """Return an authenticated connection to a server that has its data; None when nobody of ours listens there.
+
+    With `trusted_unit`, or `unit`, another process on the port is nobody: while that unit is down, any user of the host
+    can take its port, and another instance has the key of the host's certificate, too.
 
     `params` are a module's, with SERVER_OPTIONS among them. Raises Refused when the server is there but takes no login,
     keeps loading for too long, or does not speak TLS as expected.
     """
     server, loading_timeout = params["server"], params["loading_timeout"]
     address = where(server)
+    unit = params.get("trusted_unit") or params.get("unit")
+    if unit and os.path.isdir("/run/systemd/system") and taken_from(unit, server["host"], server["port"]):
+        return None
     try:
         client = open_to(params)
     except ConnectionRefusedError:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import re
 import signal
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from ansible.module_utils.redis_conf import found, mask, parse
+from ansible.module_utils.redis_conf import found, mask, parse, render
+from ansible.module_utils.redis_files import closed
 
 # What a server says that has a socket only.
 READY = "server is now ready to accept connections"
@@ -19,6 +22,7 @@ READY = "server is now ready to accept connections"
 PLACE = "/tmp"
 # prctl(2)
 PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
 
 
 class TrialError(Exception):
@@ -27,25 +31,59 @@ class TrialError(Exception):
 
 def _die_with_parent() -> None:
     """Make the kernel end this process when the one that started it is killed, so that no trial outlives a task."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def trial(binary: str, config_text: str, acl_text: str | None = None, timeout: float = 10) -> None:
+def trustworthy(config_text: str) -> str:
+    """Return a configuration without modules and included files that others than root can write.
+
+    Redis may write its configuration. Its unit keeps it from running what it has written; a trial has no such walls. It
+    has a folder of its own, too: one that systemd gives to the user at the start is not there for it yet.
+    """
+    return str(
+        render(
+            [
+                entry
+                for entry in parse(config_text)
+                if entry.name != "dir"
+                and (entry.name not in ("loadmodule", "include") or all(map(closed, entry.words[:1])))
+            ]
+        )
+    )
+
+
+def trial(
+    binary: str, config_text: str, acl_text: str | None = None, timeout: float = 10, user: str | None = None
+) -> None:
     """Start the server on a configuration and end it as soon as it is ready; does nothing where there is no binary.
 
     It listens on a socket in a temporary folder only, contacts no primary, reads and writes no data. With a TLS port it
     loads the certificates. `acl_text` stands in for its ACL file, which is empty otherwise. Raises TrialError when it
     ends by itself, or is not ready after `timeout` seconds.
+
+    With a `user`, whose the configuration is, root starts it as that one and reads what is trustworthy of it.
     """
     if not os.path.exists(binary):
         return
+    account = pwd.getpwnam(user) if user and os.geteuid() == 0 else None
+    if account:
+        config_text = trustworthy(config_text)
     with tempfile.TemporaryDirectory(prefix="redis-trial.", dir=PLACE) as name:
         folder = Path(name)
         config = folder / "redis.conf"
         config.write_text(config_text, errors="surrogateescape", newline="")
         config.chmod(0o600)
         words = [binary, str(config), *_overrides(folder, config_text, acl_text)]
-        with open(folder / "output", "wb") as output:
+        lesser: dict[str, Any] = {}
+        if account:
+            lesser = {"user": account.pw_uid, "group": account.pw_gid}
+            lesser["extra_groups"] = os.getgrouplist(account.pw_name, account.pw_gid)
+            for path in (*folder.iterdir(), folder):
+                os.chown(path, account.pw_uid, account.pw_gid)
+        # Without a name: the folder is the user's.
+        with tempfile.TemporaryFile() as output:
             try:
                 process = subprocess.Popen(
                     # What a relative `include` means must not depend on who runs this.
@@ -55,14 +93,15 @@ def trial(binary: str, config_text: str, acl_text: str | None = None, timeout: f
                     stderr=output,
                     cwd="/",
                     preexec_fn=_die_with_parent,
+                    **lesser,
                 )
             except OSError as error:
                 raise TrialError(f"{binary} cannot be run: {error.strerror}") from error
-        try:
-            _wait(process, folder / "output", timeout)
-        finally:
-            process.kill()
-            process.wait()
+            try:
+                _wait(process, output, timeout)
+            finally:
+                process.kill()
+                process.wait()
 
 
 def _overrides(folder: Path, config_text: str, acl_text: str | None) -> list[str]:
@@ -101,12 +140,12 @@ def _overrides(folder: Path, config_text: str, acl_text: str | None) -> list[str
     return [*options, "--replicaof", "127.0.0.1", "0"]
 
 
-def _wait(process: subprocess.Popen[bytes], output: Path, timeout: float) -> None:
+def _wait(process: subprocess.Popen[bytes], output: BinaryIO, timeout: float) -> None:
     """Return when the server is ready; raises TrialError with what it says otherwise."""
     deadline = time.monotonic() + timeout
     while True:
         ended = process.poll() is not None
-        said = output.read_text(errors="replace")
+        said = os.pread(output.fileno(), 1 << 20, 0).decode(errors="replace")
         if READY in said:
             return
         if ended:

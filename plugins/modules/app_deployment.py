@@ -113,7 +113,7 @@ from ansible.module_utils.app_units import (  # noqa: E402
     wait_healthy,
 )
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_files import read  # noqa: E402
+from ansible.module_utils.redis_files import text_of as read  # noqa: E402
 
 
 @dataclass

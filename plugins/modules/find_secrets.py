@@ -40,9 +40,11 @@ searched:
 
 import subprocess  # noqa: E402 - Ansible wants the documentation first
 from collections.abc import Iterator  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.redis_files import NotPlain, read_bytes  # noqa: E402
 
 
 def command_lines() -> Iterator[tuple[str, bytes]]:
@@ -79,7 +81,11 @@ def main() -> None:
     processes = len(places)
     try:
         places.append(("the journal", journal()))
-        places += [(file, Path(file).read_bytes()) for file in module.params["files"] if Path(file).exists()]
+        for file in module.params["files"]:
+            # A service may write some of them: a link in the place of one is not followed, and control 58 names it.
+            with suppress(NotPlain):
+                text = read_bytes(file)
+                places += [] if text is None else [(file, text)]
     except OSError as error:
         module.fail_json(msg=f"cannot search {error.filename or 'the journal'}: {error.strerror}")
     found = [f"{name} in {place}" for place, text in places for name, secret in wanted.items() if secret in text]

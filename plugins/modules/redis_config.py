@@ -44,7 +44,14 @@ options:
     type: str
   timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
   loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
-extends_documentation_fragment: [files]
+  owner:
+    description: Who owns the file. A trial of it is that user's process, too, and leaves out modules and included files
+      that root alone cannot vouch for.
+    type: str
+  group: {description: Group of the file., type: str}
+  mode: {description: "Mode of the file, in octal digits.", type: raw}
+notes:
+  - Redis may write in the folder of the file. A link, or a file with another name besides, is refused there.
 """
 
 EXAMPLES = r"""
@@ -81,7 +88,6 @@ tls_reloaded: {description: Whether the server was made to read its certificate 
 import glob  # noqa: E402 - Ansible wants the documentation first
 import os  # noqa: E402
 import re  # noqa: E402
-import shutil  # noqa: E402
 import ssl  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -106,7 +112,14 @@ from ansible.module_utils.redis_conf import (  # noqa: E402
     to_live,
 )
 from ansible.module_utils.redis_defaults import IMMUTABLE, PROTECTED  # noqa: E402
-from ansible.module_utils.redis_files import Candidate  # noqa: E402
+from ansible.module_utils.redis_files import (  # noqa: E402
+    OWNERSHIP,
+    Candidate,
+    Ownership,
+    as_user,
+    ownership_of,
+    read,
+)
 from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect, where  # noqa: E402
 from ansible.module_utils.redis_trial import TrialError, trial  # noqa: E402
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
@@ -120,15 +133,6 @@ NEEDS_RESTART = re.compile(r"related to argument '([^']+)'\) - (can't set (?:imm
 
 class Broken(Exception):
     """The connection ended while the server was being changed; the message says what is known."""
-
-
-def read(path: str) -> str | None:
-    """Return a file's text with its line ends as they are, or None where there is none; raises OSError."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
 
 
 def sort_out(module: AnsibleModule) -> dict[str, Any]:
@@ -156,8 +160,9 @@ def included(pattern: str, seen: set[str], absent: list[str]) -> set[str]:
         if path in seen:
             continue
         seen.add(path)
-        text = read(path)
-        if text is None:
+        try:
+            text = Path(path).read_text(errors="surrogateescape")
+        except FileNotFoundError:
             absent.append(path)
             continue
         entries = parse(text)
@@ -240,11 +245,14 @@ class Run:
         self.params: dict[str, Any] = module.params
         given = sort_out(module)
         self.wanted = declared(given)
-        self.before = read(path)
+        self.ownership = Ownership.of(self.params, check_mode=module.check_mode)
+        self.before = read(path, "")
         header = self.params["header"] or ""
         top = "".join(f"{line if line.startswith('#') else f'# {line}'.rstrip()}\n" for line in header.splitlines())
         self.after = str(merge(top if self.before is None else self.before, given))
-        check_includes(self.after, set(self.wanted), module.check_mode)
+        # A line that Redis has written decides what is read here: nothing that Redis itself may not read.
+        with as_user(self.params["owner"]):
+            check_includes(self.after, set(self.wanted), module.check_mode)
         old, new = parse(self.before or ""), parse(self.after)
         self.rewritten = {name for name in self.wanted if found(old, name) != found(new, name)}
         extra = {"enable-protected-configs", *TLS_FILES, *TLS_OTHERS}
@@ -306,24 +314,11 @@ class Run:
         protected = {name: "can't set protected config" for name in self.values if name in PROTECTED and guarded}
         return {**refused, **protected}
 
-    def declare(self, path: str) -> bool:
-        """Give a file the declared owner and mode; return whether that changed it."""
-        arguments = self.module.load_file_common_arguments(self.params, path=path)
-        return bool(self.module.set_fs_attributes_if_different(arguments, False))
-
-    def declare_new(self, path: str) -> None:
-        """Give the new file the owner and mode of the old one, then the declared ones."""
-        if self.before is not None:
-            old = os.stat(self.path)
-            os.chown(path, old.st_uid, old.st_gid)
-            shutil.copymode(self.path, path)
-        self.declare(path)
-
     def rehearse(self) -> None:
         """Try the new file where the running server cannot judge it; raises TrialError."""
         blind = self.client is None or self.before is None or self.predict() or self.unseen
         if self.after != self.before and blind:
-            trial(self.params["server_binary"], self.after)
+            trial(self.params["server_binary"], self.after, user=self.params["owner"])
 
     def write(self) -> dict[str, str]:
         """Write the file beside, change the server, put the file in place; return what needs a restart."""
@@ -334,22 +329,20 @@ class Run:
         if self.after == self.before:
             return self.set()
         try:
-            candidate = Candidate(self.path, self.after, self.declare_new)
+            candidate = Candidate(self.path, self.after, self.ownership.over(ownership_of(self.path)).apply)
         except OSError as error:
             raise ConfError(f"{self.path} cannot be written: {error.strerror}") from error
         try:
-            if read(self.path) != self.before:
+            if read(self.path, "") != self.before:
                 raise ConfError(f"{self.path} was changed by somebody else at the same moment: run this again")
             refused = self.set()
             if self.values.get("appendonly") == "yes":
                 self.wait_for_log(refused)
             try:
-                previous = candidate.replace()
+                candidate.replace()
             except OSError as error:
                 self.take_back(refused)
                 raise ConfError(f"{self.path} cannot be replaced: {error.strerror}") from error
-            if previous:
-                os.chmod(previous, os.stat(previous).st_mode & 0o640)
             return refused
         finally:
             candidate.discard()
@@ -416,8 +409,7 @@ class Run:
         rewrite = self.after != self.before
         applied = sorted(self.values.keys() - refused.keys())
         changed = rewrite or bool(applied)
-        if os.path.exists(self.path):
-            changed = self.declare(self.path) or changed
+        changed = self.ownership.declare(self.path, pretend=self.module.check_mode) or changed
         return {
             "changed": changed,
             "applied": applied,
@@ -441,8 +433,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     declared(sort_out(module))
     client = connect(module.params) if module.params["server"] else None
     try:
-        # A link stays one; what it points to is replaced.
-        return Run(module, client, os.path.realpath(module.params["path"])).main()
+        return Run(module, client, module.params["path"]).main()
     finally:
         if client:
             client.close()
@@ -458,9 +449,9 @@ def main() -> None:
             "header": {"type": "str"},
             "server_binary": {"type": "path", "default": "/usr/bin/redis-server"},
             "reload_tls": {"type": "bool", "default": True},
+            **OWNERSHIP,
             **SERVER_OPTIONS,
         },
-        add_file_common_args=True,
         supports_check_mode=True,
     )
     # A rename-command to nothing is an empty text, which is no secret and part of every other one.
@@ -469,7 +460,7 @@ def main() -> None:
         module.exit_json(**run(module))
     except Broken as error:
         module.fail_json(msg=str(error))
-    except (ConfError, Refused, TrialError, ErrorReply, ProtocolError) as error:
+    except (ConfError, Refused, TrialError, ErrorReply, ProtocolError, ValueError) as error:
         message = str(error)
         module.fail_json(msg=message if "Nothing was changed" in message else f"{message}. Nothing was changed.")
     except OSError as error:

@@ -17,6 +17,12 @@ options:
   log_file: {description: "The server's log, shown when it does not come up.", type: path}
   config_file: {description: "Its configuration, whose old version is named when it does not come up.", type: path}
   start_timeout: {description: Seconds that a start may take., type: float, default: 120}
+  user:
+    description:
+      - Whose process it is to be. One that runs as somebody else is restarted, and only once its data are on the disk,
+        whether its configuration saves them or not.
+    type: str
+  data: {description: The folder of its data., type: path}
   server: {description: How to reach the server., type: dict}
   logins: {description: Logins that it may know., type: list, elements: dict}
   credentials_file: {description: The login that this host knew last., type: path}
@@ -47,16 +53,19 @@ main_pid: {description: The server's process., type: int, returned: always but i
 """
 
 import os  # noqa: E402 - Ansible wants the documentation first
+import pwd  # noqa: E402
 import re  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.redis_files import read_bytes  # noqa: E402
 from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect, where  # noqa: E402
-from ansible.module_utils.resp import ProtocolError  # noqa: E402
+from ansible.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
 
 # Refusals in a row, a second apart, after which waiting is no use: each wrong login is a line in the ACL log.
 PATIENCE = 3
@@ -173,22 +182,30 @@ def systemctl(*words: str, timeout: float | None = None) -> subprocess.Completed
     return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=timeout)
 
 
+def log_of(params: dict[str, Any], last: int = LOG) -> str:
+    """Return the end of the log, which Redis may write: a link is not followed. Raises OSError."""
+    return (read_bytes(params.get("log_file") or "", last) or b"").decode(errors="replace")
+
+
 def evidence(params: dict[str, Any]) -> str:
     """Return the last lines of the unit's state, its journal and its log."""
-    commands = [["systemctl", "status", "--no-pager", "--lines", "15", params["unit"]]]
+    command = ["systemctl", "status", "--no-pager", "--lines", "15", params["unit"]]
+    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     if params["log_file"]:
-        commands.append(["tail", "-n", "15", params["log_file"]])
-    return "\n".join(subprocess.run(c, capture_output=True, text=True, check=False).stdout for c in commands)
+        try:
+            text += "\n" + "\n".join(log_of(params).splitlines()[-15:])
+        except OSError as error:
+            text += f"\n{error.filename}: {error.strerror}"
+    return text
 
 
 def refusal(params: dict[str, Any]) -> str:
     """Return why Redis did not take its files at its last start, in its own words; empty when it was not that."""
     try:
-        path = params.get("log_file") or ""
-        with open(path, "rb") as file:
-            file.seek(max(0, os.stat(path).st_size - LOG))
-            text = file.read().decode(errors="replace")
+        text = log_of(params)
     except OSError:
+        text = ""
+    if not text:
         command = ["journalctl", "--unit", params.get("unit", ""), "--lines", "50", "--no-pager", "--output", "cat"]
         try:
             text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -222,6 +239,73 @@ def advice(params: dict[str, Any]) -> str:
     if params["config_file"] and os.path.exists(previous):
         return f"The configuration from before the last change is {previous}."
     return "Look at the log, put right what it names, and run this again."
+
+
+def user_of(pid: int) -> str:
+    """Return the name of a process' user; empty when it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+    uid = int(status.partition("\nUid:")[2].split()[0])
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+class Unsaved(Exception):
+    """The data are not on the disk, and the server is to stop; the message says why."""
+
+
+def save(client: Client, data: str, seconds: float) -> bool:
+    """Have the server's data on the disk when it ends; return whether it would not have saved them by itself.
+
+    Raises Unsaved: then nothing was stopped.
+    """
+    reply = client.call("CONFIG", "GET", "appendonly", "save")
+    assert isinstance(reply, list)
+    settings = dict(zip(reply[::2], reply[1::2], strict=True))
+    log = settings["appendonly"] == "yes"
+    before = os.path.lexists(f"{data}/dump.rdb")
+    if not log:
+        try:
+            client.call("BGSAVE")
+        except ErrorReply as error:
+            if "in progress" not in str(error):
+                raise Unsaved(str(error)) from error
+    deadline = time.monotonic() + seconds
+    while True:
+        lines = str(client.call("INFO", "persistence")).split("\r\n")
+        info = dict(line.split(":", 1) for line in lines if ":" in line)
+        if log or info["rdb_bgsave_in_progress"] == "0":
+            break
+        if time.monotonic() > deadline:
+            raise Unsaved(f"its snapshot is not written after {seconds:g} s")
+        time.sleep(0.1)
+    name = "aof_last_write_status" if log else "rdb_last_bgsave_status"
+    if info[name] != "ok":
+        raise Unsaved(f"{name} is {info[name]}; its log says why")
+    if not log and settings["save"] == "":
+        # It writes what came since at its end, as any server with a point of saving does. Its file has none, as before.
+        client.call("CONFIG", "SET", "save", "3600 1")
+        return not before
+    return False
+
+
+def nobody(params: dict[str, Any]) -> Client:
+    """Raise what tells that the server of a process that runs does not answer."""
+    raise Unsaved(f"nothing listens on {where(params['server'])}")
+
+
+def forget(data: str) -> None:
+    """Remove the snapshot of a server that keeps none: after a crash it would begin with old data."""
+    folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink("dump.rdb", dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def wait(params: dict[str, Any], seconds: float) -> str:
@@ -259,7 +343,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if shown.returncode != 0:
         module.fail_json(msg=f"systemd says nothing of {unit}: {shown.stderr.strip()}")
     state = parse_state(shown.stdout, f"/etc/systemd/system/{unit}")
-    todo = plan(state, params["enabled"], params["restart_for"])
+    owner = user_of(state.pid) if state.active and state.pid else ""
+    moves = bool(params["user"] and owner and owner != params["user"])
+    own = [f"it runs as {owner}, and its user is {params['user']}"] if moves else []
+    todo = plan(state, params["enabled"], [*params["restart_for"], *own])
     done: dict[str, Any] = {
         "changed": todo.changes,
         "started": todo.run == "start",
@@ -269,10 +356,23 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         return done
     began = time.monotonic()
+    snapshot = False
+    if moves and params["server"]:
+        try:
+            with connect(params) or nobody(params) as client:
+                snapshot = save(client, params["data"], params["start_timeout"])
+        except (Refused, Unsaved, ErrorReply, ProtocolError, OSError) as error:
+            module.fail_json(
+                msg=f"{unit} is to run as {params['user']} and was not restarted, as its data must be on the disk "
+                f"before: {error}",
+                **done | {"changed": False, "restarted": False},
+            )
     carry_out(module, todo, done)
     problem = wait(params, params["start_timeout"])
     if problem:
         module.fail_json(msg=f"{unit} runs, but {problem}\n{advice(params)}\n{evidence(params)}", **done)
+    if snapshot:
+        forget(params["data"])
     done["main_pid"] = state.pid
     if todo.run:
         done["seconds"] = round(time.monotonic() - began, 2)
@@ -304,6 +404,8 @@ def main() -> None:
             "log_file": {"type": "path"},
             "config_file": {"type": "path"},
             "start_timeout": {"type": "float", "default": 120.0},
+            "user": {"type": "str"},
+            "data": {"type": "path"},
             **SERVER_OPTIONS,
         },
         supports_check_mode=True,

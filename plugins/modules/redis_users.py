@@ -49,7 +49,13 @@ options:
     type: str
   timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
   loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
-extends_documentation_fragment: [files]
+  owner:
+    description: Who owns the file. A trial of it while no server runs is that user's process, too.
+    type: str
+  group: {description: Group of the file., type: str}
+  mode: {description: "Mode of the file, in octal digits.", type: raw}
+notes:
+  - The service may write in the folder of the file. A link, or a file with another name besides, is refused there.
 """
 
 EXAMPLES = r"""
@@ -92,7 +98,7 @@ from ansible.module_utils.redis_acl import (  # noqa: E402
     parse_file,
     render_file,
 )
-from ansible.module_utils.redis_files import Candidate, read  # noqa: E402
+from ansible.module_utils.redis_files import OWNERSHIP, Candidate, Ownership, read  # noqa: E402
 from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, Stale, connect, restart_stale  # noqa: E402
 from ansible.module_utils.redis_trial import TrialError, trial  # noqa: E402
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
@@ -268,17 +274,9 @@ class Run:
         self.module = module
         self.params: dict[str, Any] = module.params
         self.path: str = self.params["path"]
-
-    def declare(self, path: str) -> bool:
-        """Give a file the declared owner and mode; return whether that changed it."""
-        arguments = self.module.load_file_common_arguments(self.params, path=path)
-        return bool(self.module.set_fs_attributes_if_different(arguments, False))
-
-    def declare_secret(self, path: str) -> bool:
-        """Make a file root's alone, or this user's where that is not root; return whether that changed it."""
-        owner = {"owner": "root", "group": "root"} if os.geteuid() == 0 else {"owner": None, "group": None}
-        arguments = self.module.load_file_common_arguments({"mode": "0600", **owner}, path=path)
-        return bool(self.module.set_fs_attributes_if_different(arguments, False))
+        self.ownership = Ownership.of(self.params, check_mode=module.check_mode)
+        # Root's alone, or this user's where that is not root.
+        self.secret = Ownership(0, 0, 0o600) if os.geteuid() == 0 else Ownership(mode=0o600)
 
     def main(self) -> None:
         """Compare, judge, write beside, apply, put in place."""
@@ -296,12 +294,12 @@ class Run:
         if client:
             keeper = find_keeper(self.params, wanted, str(client.call("ACL", "WHOAMI")))
         elif rewrite:
-            trial(self.params["server_binary"], "", render_file(wanted.values()))
+            trial(self.params["server_binary"], "", render_file(wanted.values()), user=self.params["owner"])
         if not self.module.check_mode:
             self.write(client, now, wanted, changes, rewrite, keeper)
         changed = any(changes.values()) or rewrite or restarted
         if not rewrite:
-            changed = self.declare(self.path) or changed
+            changed = self.ownership.declare(self.path, pretend=self.module.check_mode) or changed
         if secret is not None:
             changed = self.leave(secret) or changed
         self.module.exit_json(
@@ -349,9 +347,13 @@ class Run:
         path = self.params["credentials_file"]
         try:
             if read(path) == secret:
-                return self.declare_secret(path)
+                return bool(self.secret.declare(path, pretend=self.module.check_mode))
             if not self.module.check_mode:
-                Candidate(path, secret, self.declare_secret).replace(keep=False)
+                candidate = Candidate(path, secret, self.secret.apply)
+                try:
+                    candidate.replace(keep=False)
+                finally:
+                    candidate.discard()
         except OSError as error:
             raise Partly(
                 f"{describe(error, path)}. The users are as declared; their credentials file is not"
@@ -370,7 +372,7 @@ class Run:
         """Write the file beside, change the server, put the file in place; undo it all when a step fails."""
         if not os.path.isdir(os.path.dirname(self.path)):
             raise AclError(f"{os.path.dirname(self.path)} is no folder: Redis is not installed")
-        candidate = Candidate(self.path, render_file(wanted.values()), self.declare) if rewrite else None
+        candidate = Candidate(self.path, render_file(wanted.values()), self.ownership.apply) if rewrite else None
         try:
             if client and keeper:
                 try:
@@ -417,16 +419,16 @@ def main() -> None:
             },
             "credentials_user": {"type": "str"},
             "server_binary": {"type": "path", "default": "/usr/bin/redis-server"},
+            **OWNERSHIP,
             **SERVER_OPTIONS,
         },
-        add_file_common_args=True,
         supports_check_mode=True,
     )
     try:
         Run(module).main()
     except Partly as error:
         module.fail_json(msg=f"{error}.")
-    except (AclError, Refused, TrialError, ErrorReply, ProtocolError) as error:
+    except (AclError, Refused, TrialError, ErrorReply, ProtocolError, ValueError) as error:
         module.fail_json(msg=f"{str(error).rstrip('.')}. Nothing was changed.")
     except OSError as error:
         module.fail_json(msg=f"{describe(error, module.params['path'])}. Nothing was changed.")

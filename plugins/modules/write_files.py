@@ -9,6 +9,7 @@ description:
   - What ansible.builtin.template does for one file in two round trips, this does for many in one. The texts are
     rendered by the template lookup.
   - Each file is replaced atomically. Its folder is made if it is missing; the one above that must be there.
+  - Something else in the place of a file, such as a link, is replaced as well; it is neither read nor followed.
 options:
   files:
     description: The files.
@@ -39,32 +40,23 @@ import os  # noqa: E402 - Ansible wants the documentation first
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_files import Candidate, read  # noqa: E402
+from ansible.module_utils.redis_files import Candidate, Ownership, text_of  # noqa: E402
 
 
 def write(module: AnsibleModule, file: dict[str, Any]) -> tuple[bool, dict[str, str] | None]:
     """Write one file, or predict it; return whether anything changed, and the diff of its text if that did."""
     path = file["path"]
-    before = read(path)
-
-    def declare(target: str) -> bool:
-        arguments = module.load_file_common_arguments({**file, **dict.fromkeys(ATTRIBUTES)}, path=target)
-        return bool(module.set_fs_attributes_if_different(arguments, False))
-
+    before = text_of(path)
     if before == file["content"]:
-        return declare(path), None
+        return Ownership.of(file, check_mode=module.check_mode).declare(path, pretend=module.check_mode), None
     if not module.check_mode:
-        candidate = Candidate(path, file["content"], declare)
+        candidate = Candidate(path, file["content"], Ownership.of(file).apply)
         try:
             candidate.replace(keep=False)
         finally:
             candidate.discard()
     diff = {"before_header": path, "after_header": path, "before": before or "", "after": file["content"]}
     return True, diff
-
-
-# Further attributes that load_file_common_arguments asks for.
-ATTRIBUTES = ("selevel", "serole", "setype", "seuser", "attributes")
 
 
 def main() -> None:
@@ -97,6 +89,8 @@ def main() -> None:
             different, diff = write(module, file)
         except OSError as error:
             module.fail_json(msg=f"{error.filename or file['path']}: {error.strerror}", written=written)
+        except ValueError as error:
+            module.fail_json(msg=f"{file['path']}: {error}", written=written)
         changed = changed or different
         if diff:
             diffs.append(diff)

@@ -41,9 +41,11 @@ def state(redis1: Host) -> Iterator[RedisCli]:
     assert starts(redis1) == before + 1
     yield as_user("redis1", "admin", "127.0.0.1")
     redis1.check_output(
-        "systemctl disable --now redis-server@state; rm -rf /etc/redis/*state* /etc/redis-admin-state.env"
+        "systemctl disable --now redis-server@state; rm -rf /etc/redis-state /etc/redis-admin-state.env"
+        " /var/log/redis-state /etc/logrotate.d/redis-server-state"
         " /var/lib/redis-state /usr/local/sbin/redis-admin-state /etc/systemd/system/redis-server@state.service*"
-        " /etc/systemd/system/redisstate.slice; systemctl daemon-reload"
+        " /etc/systemd/system/redisstate.slice;"
+        " systemctl daemon-reload; userdel redis-state"
     )
     converge(redis_settings={"databases": None})
     assert starts(redis1) == before + 2
@@ -64,7 +66,7 @@ def test_each_has_its_own_data_limits_and_unit(redis1: Host, redis_cli: RedisCli
     assert redis_cli("CONFIG GET maxmemory-policy") == ["maxmemory-policy", "allkeys-lru"]
     assert state("SET only:here 1", port=6381) == ["OK"]
     assert redis_cli("EXISTS only:here") == ["0"]
-    assert_confined(redis1, "redis-server@state", "redis", exposure=9)
+    assert_confined(redis1, "redis-server@state", "redis-state", exposure=9)
     assert redis1.check_output("redis-admin-state GET only:here") == "1"
     assert redis1.file("/var/lib/redis-state/appendonlydir").is_directory
 

@@ -15,6 +15,8 @@ ALLOWED = [
     ("default", "PING", "PONG"),
     ("default", f"SET {OWN} 1", "OK"),
     ("default", "INFO server", "# Server"),
+    ("default", f"PUBLISH {OWN} x", ""),
+    ("default", "MULTI", "OK"),
     ("app", f"SET {OWN} 1", "OK"),
     ("app", f"GET {OWN}", "1"),
     ("app", f"PUBLISH {OWN} x", ""),
@@ -40,6 +42,20 @@ REFUSED = [
     ("default", "KEYS nobody*"),
     ("default", "DEBUG SLEEP 0"),
     ("default", "MODULE LIST"),
+    # Of other environments, not even names.
+    ("default", "GET qd:production:price:x"),
+    ("default", "SET qd:production:price:x 1"),
+    ("default", "SCAN 0"),
+    ("default", "RANDOMKEY"),
+    ("default", "PUBLISH qd:production:ws:x x"),
+    ("default", "SUBSCRIBE qd:production:ws:x"),
+    ("default", "PSUBSCRIBE *"),
+    ("default", "PUBSUB CHANNELS"),
+    ("default", "CLIENT TRACKING on BCAST"),
+    ("default", 'EVAL "return 1" 0'),
+    ("default", "FUNCTION LIST"),
+    ("default", "SCRIPT FLUSH"),
+    ("default", "SORT qd:lab:users:test BY nobody*"),
     ("app", "CONFIG GET *"),
     ("app", "KEYS nobody*"),
     ("app", "DEBUG SLEEP 0"),
@@ -69,6 +85,8 @@ REFUSED = [
     ("sentinel", f"GET {OWN}"),
     ("sentinel", "CONFIG GET *"),
     ("sentinel", "ACL LIST"),
+    ("sentinel", "PUBLISH qd:lab:ws:x x"),
+    ("sentinel", "SUBSCRIBE qd:lab:ws:x"),
 ]
 
 
@@ -118,3 +136,13 @@ def test_root_has_the_admin_s_login_and_nobody_else(redis1: Host) -> None:
     )
     assert done.returncode != 0
     assert b"PONG" not in done.stdout
+
+
+def test_a_user_that_somebody_adds_by_hand_gets_no_channels(redis_cli: RedisCli) -> None:
+    try:
+        assert redis_cli("ACL SETUSER by-hand on nopass +subscribe +ping") == ["OK"]
+        assert "User by-hand has no permissions to access the 'anything' channel" in " ".join(
+            redis_cli("ACL DRYRUN by-hand SUBSCRIBE anything")
+        )
+    finally:
+        assert redis_cli("ACL DELUSER by-hand") == ["1"]

@@ -1,8 +1,15 @@
 # Print what the preflight of redis must know of a host, as name=value lines. Changes nothing. Comes behind servers.sh.
-#   look.sh UNIT CONFIGURATION DATA-FOLDER "DISTRIBUTION=FIRST-VERSION-WITH-FIXES"…
+#   look.sh UNIT CONFIGURATION DATA-FOLDER USER "DISTRIBUTION=FIRST-VERSION-WITH-FIXES"…
 # Where apt has no lists yet, they are fetched into a folder that goes again.
-unit=$1 conf=$2 data=$3
-shift 3
+unit=$1 conf=$2 data=$3 user=$4
+shift 4
+instance=${unit#redis-server}
+instance=${instance%.service}
+instance=${instance#@}
+# Where the package's template for instances, and this role before each had a user of its own, have its configuration.
+theirs=/etc/redis/redis${instance:+-$instance}.conf
+# Of what others may have named: unlike sh's echo, it makes no new line of a backslash.
+say() { printf '%s\n' "$1"; }
 . /etc/os-release
 distribution="$ID ${VERSION_ID%%.*}"
 minimum=
@@ -49,9 +56,10 @@ if ! is_own "$unit"; then
   [ ! -e "$data/dump.rdb" ] || [ "$active $data" = "idle /var/lib/redis" ] || foreign="$foreign $data/dump.rdb"
   [ ! -d "$data/appendonlydir" ] || foreign="$foreign $data/appendonlydir"
   # What the instance's configuration, which somebody else wrote, says of data: a server with ours would not look there.
-  if [ -e "$conf" ] && ! { [ "$conf" = /etc/redis/redis.conf ] && shipped; }; then
-    changed=$conf
-    said() { awk -v name="$1" 'tolower($1) == name {gsub(/"/, "", $2); value = $2} END {print value}' "$conf"; }
+  [ ! -e "$conf" ] || theirs=$conf
+  if [ -e "$theirs" ] && ! { [ "$theirs" = /etc/redis/redis.conf ] && shipped; }; then
+    changed=$theirs
+    said() { awk -v name="$1" 'tolower($1) == name {gsub(/"/, "", $2); value = $2} END {print value}' "$theirs"; }
     place=$(said dir)
     for name in "$(said dbfilename)" "$(said appenddirname)" dump.rdb appendonlydir; do
       file=${place:-$data}/$name
@@ -63,9 +71,9 @@ if ! is_own "$unit"; then
   [ -z "$stopped" ] || foreign="$foreign $stopped"
 fi
 is_own "$unit" && echo own=yes || echo own=no
-echo "foreign=${foreign# }"
-echo "stopped=$stopped"
-echo "changed=$changed"
+say "foreign=${foreign# }"
+say "stopped=$stopped"
+say "changed=$changed"
 # Of the package's own unit, where the instance has another one: whether it starts with the host, and whether it runs.
 if [ "$unit" = redis-server.service ] || is_own redis-server.service || [ -z "$enabled" ]; then echo package_unit=
 else echo "package_unit=$enabled $active"; fi
@@ -100,24 +108,44 @@ for version in "$installed" "$offered"; do
 done | { read -r a; read -r b; echo "installed_fixed=$a"; echo "offered_fixed=$b"; }
 LC_ALL=C apt-cache "$@" policy 2>/dev/null | grep -qE 'n=[a-z]+-security|a=[a-z]+-security' &&
   echo security_source=yes || echo security_source=no
-echo "groups=$(id --name --groups redis 2>/dev/null)"
+echo "groups=$(id --name --groups "$user" 2>/dev/null)"
+# An instance with a name, as it was before each had a user of its own: its unit, which root alone writes, tells. What is
+# left of it beside the others is known by a file that nobody else makes.
+shared=no leftover=no folder=
+if [ "$instance" ]; then
+  ! is_own "$unit" || ! grep -q "^ExecStart=.* $theirs " "/etc/systemd/system/$unit" || shared=yes
+  [ ! -e "/etc/redis/users-$instance.acl" ] || leftover=yes
+fi
+# Whose home the user has, and who owns the folder for the configuration, with its mode.
+account=$(getent passwd "$user" | cut -d : -f 6)
+place=$(dirname "$conf")
+if [ -L "$place" ]; then folder="a link"; elif [ -d "$place" ]; then folder=$(stat --format '%U %a' "$place")
+elif [ -e "$place" ]; then folder="a file"; fi
+echo "shared=$shared"
+echo "leftover=$leftover"
+say "account=$account"
+echo "folder=$folder"
 echo "memory=$(awk '/^MemTotal:/ {print $2 * 1024}' /proc/meminfo)"
 [ -d "$data" ] && echo data=yes || echo data=no
 [ -e "$data/dump.rdb" ] && echo dump=yes || echo dump=no
 [ -d "$data/appendonlydir" ] && echo log=yes || echo log=no
 # The ports and the memory of other instances on this host: "port name" for each.
-for other in /etc/redis/redis*.conf; do
-  [ -e "$other" ] && [ "$other" != "$conf" ] || continue
-  name=${other#/etc/redis/redis}
-  name=${name%.conf}
-  name=${name#-}
-  systemctl is-enabled --quiet "redis-server${name:+@$name}.service" 2>/dev/null || continue
+for other in /etc/redis/redis.conf /etc/redis/redis-*.conf /etc/redis-*/redis.conf; do
+  case $other in
+    /etc/redis/redis.conf) of= ;;
+    /etc/redis/*) of=${other#/etc/redis/redis-} of=${of%.conf} ;;
+    *) of=${other#/etc/redis-} of=${of%/redis.conf} ;;
+  esac
+  # Redis may write there: no other name than one that an instance may have.
+  case $of in *[!a-z0-9]*) continue ;; esac
+  [ -e "$other" ] && [ "$other" != "$conf" ] && [ "$of" != "$instance" ] || continue
+  systemctl is-enabled --quiet "redis-server${of:+@$of}.service" 2>/dev/null || continue
   awk -v file="$other" 'tolower($1) == "port" || tolower($1) == "tls-port" {if ($2) print "taken=" $2 " " file}' "$other"
 done
 # What a takeover must know: one that was interrupted, and the folder for the data.
-[ -e "/var/lib/redis-adoption/$(basename "$conf" .conf).journal" ] && echo adopting=yes || echo adopting=no
+[ -e "/var/lib/redis-adoption/redis${instance:+-$instance}.journal" ] && echo adopting=yes || echo adopting=no
 [ -L "$data" ] && echo data_link=yes || echo data_link=no
-echo "data_strange=$(ls -A "$data" 2>/dev/null | grep -vE '\.(rdb|aof|manifest|conf)$|^(appendonlydir|before-(adoption|restore)-.*|\.restore.*)$' | tr '\n' ' ' | sed 's/ $//')"
+say "data_strange=$(ls -A "$data" 2>/dev/null | grep -vE '\.(rdb|aof|manifest|conf)$|^(appendonlydir|before-(adoption|restore)-.*|\.restore.*)$' | tr '\n' ' ' | sed 's/ $//')"
 near=$data
 while [ ! -d "$near" ]; do near=$(dirname "$near"); done
 echo "free=$(df --output=avail --block-size=1 "$near" 2>/dev/null | tail -n 1 | tr -d ' ')"

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -358,6 +359,7 @@ class Adoption:
                 "inodes": {},
                 "moved": [],
                 "active": self.old.active(),
+                "owner": [self.data.stat().st_uid, self.data.stat().st_gid],
             }
         )
         return aside
@@ -439,6 +441,7 @@ class Adoption:
             self.new.disable()
         if self.plan.old.get("unit_enabled"):
             self.old.enable()
+        self._give_back(noted)
         if noted["active"] and not self.old.active():
             self.old.start(float(self.plan.options.get("start_timeout", 120)))
             self._wait_for_old()
@@ -511,6 +514,19 @@ class Adoption:
         for file in self.plan.files:
             if file["path"] not in noted["here"]:
                 Path(file["path"]).unlink(missing_ok=True)
+
+    def _give_back(self, noted: dict[str, Any]) -> None:
+        """Give the folder back to whom it belonged: systemd has given it to the new server's user at that one's start."""
+        uid, gid = noted.get("owner", (-1, -1))
+        if not self._together or self.data.stat().st_uid == uid:
+            return
+        for _, folders, names, handle in os.fwalk(self.data, follow_symlinks=False):
+            for name in (*folders, *names):
+                found = os.stat(name, dir_fd=handle, follow_symlinks=False)
+                # Another name of a file may be in a place where that user may not go.
+                if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:
+                    os.chown(name, uid, gid, dir_fd=handle, follow_symlinks=False)
+        os.chown(self.data, uid, gid)
 
     @property
     def _same_unit(self) -> bool:
