@@ -45,6 +45,9 @@ class Service:
     def active(self) -> bool:
         return self.pid != 0
 
+    def main_pid(self) -> int:
+        return self.pid
+
     def failed(self) -> bool:
         return not self.active()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -118,6 +119,10 @@ class Process:
         """Tell whether it runs."""
         return self.number != 0
 
+    def main_pid(self) -> int:
+        """Return its process."""
+        return self.number
+
     def failed(self) -> bool:
         """Tell whether it has ended."""
         return not self.active()
@@ -136,8 +141,13 @@ class Process:
         """Start it with further arguments."""
         # Who waits for the end of a command's output must not wait for that of a server which goes on.
         silent = subprocess.DEVNULL
+        # As the user whose configuration it is.
+        status = Path(self.command[1]).stat()
+        identity: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            identity = {"user": status.st_uid, "group": status.st_gid, "extra_groups": []}
         child = subprocess.Popen(
-            [*self.command, *arguments], stdin=silent, stdout=silent, stderr=silent, start_new_session=True
+            [*self.command, *arguments], stdin=silent, stdout=silent, stderr=silent, start_new_session=True, **identity
         )
         with self.file.open("w") as file:
             file.write(str(child.pid))
@@ -172,11 +182,14 @@ class Process:
 class Host:
     """A Redis server with its source, and a repository."""
 
-    def __init__(self, folder: Path, data: Path | None = None, **directives: str) -> None:
+    def __init__(self, folder: Path, data: Path | None = None, user: str = "", **directives: str) -> None:
+        """`user` has the server's data and configuration, and runs it; without one they are the caller's."""
         self.port = free_port()
         self.folder = folder
+        self.user = user
         self.data = data or folder / "data"
         self.data.mkdir(exist_ok=True)
+        self.own(self.data)
         self.etc = folder / "etc"
         self.etc.mkdir()
         self.conf = folder / "redis.conf"
@@ -197,13 +210,19 @@ class Host:
             "port": str(self.port),
             "bind": "127.0.0.1",
             "dir": str(self.data),
-            "logfile": f"{self.folder}/log",
+            "logfile": f"{self.data if self.user else self.folder}/log",
             "repl-diskless-sync-delay": "0",
             "requirepass": REDIS_PASSWORD,
             **self.directives,
             **changes,
         }
         self.conf.write_text("".join(f"{name} {value}\n" for name, value in directives.items()))
+        self.own(self.conf)
+
+    def own(self, path: Path) -> None:
+        """Give a file to the server's user."""
+        if self.user:
+            shutil.chown(path, self.user, pwd.getpwnam(self.user).pw_gid)
 
     def set_repository(self, **changes: Any) -> None:
         """Write what is known of the repository."""
@@ -219,7 +238,7 @@ class Host:
 
     def set_source(self, **changes: Any) -> None:
         """Write what is known of the source."""
-        user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+        user = self.user or pwd.getpwuid(os.getuid()).pw_name
         credentials = str(self.folder / "redis.env")
         options = {
             "server": {"port": self.port},
@@ -306,12 +325,20 @@ class Host:
             return rdb.summarize(Snapshot(client).chunks()).digest
 
     def left_over(self) -> list[str]:
-        """Return what is in the data folder besides data, of what a restore has kept."""
-        return sorted(path.name for path in self.data.iterdir() if path.name.startswith((".restore", "before-restore")))
+        """Return what is in the data folder besides data, of what a restore has kept; and its journal."""
+        kept = [path.name for path in self.data.iterdir() if path.name.startswith((".restore", "before-restore"))]
+        journals = [path.name for path in (self.folder / "state").glob(".*")]
+        return sorted(kept + journals)
 
     def backup(self) -> dict[str, Any]:
         """Make a backup."""
-        return program.backup(Namespace(name="redis", config=self.etc))
+        # Whose process serves is asked of what runs it.
+        names = vars(kinds)
+        before, names["Unit"] = names["Unit"], Process
+        try:
+            return program.backup(Namespace(name="redis", config=self.etc))
+        finally:
+            names["Unit"] = before
 
     def restore(self, **choice: Any) -> dict[str, Any]:
         """Restore a backup as the command does; needs kinds.Unit to be Process."""

@@ -26,6 +26,7 @@ from databackup.errors import Busy, Failed
 from databackup.redis_restore import Target
 from databackup.replication import Snapshot
 from databackup.restic import Restic, explain
+from databackup.steps import Journal
 from databackup_host import (
     PLAINTEXT,
     REDIS_PASSWORD,
@@ -604,7 +605,7 @@ def test_a_restore_that_is_killed(site: Site, step: str, again: str) -> None:
     site.wait_until_paused(running)
     running.kill()
     running.communicate(timeout=300)
-    cut = (site.data / ".restore.json").exists()
+    cut = site.target.journal.path.exists()
     assert cut == (step != "Target.fetch:after")
     if cut:
         code, said = site.command("backup", "redis")
@@ -650,7 +651,18 @@ class Stored(Restic):
         yield self.data
 
 
-def killed_at(number: int, act: Callable[[], object]) -> bool:
+# All that changes something.
+CHANGES: tuple[tuple[Any, str], ...] = (
+    *((Path, name) for name in ("rename", "mkdir", "rmdir", "unlink", "write_text")),
+    *((Process, name) for name in ("stop", "start_apart", "start")),
+    *((shutil, name) for name in ("rmtree", "chown")),
+    *((os, name) for name in ("fsync",)),
+    *((Target, name) for name in ("compare", "open")),
+)
+ENDS = ((Journal, "forget"),)
+
+
+def killed_at(number: int, act: Callable[[], object], changes: tuple[tuple[Any, str], ...] = CHANGES) -> bool:
     """Do something in a process of its own that kills itself before its nth change; return whether it came to that."""
     child = os.fork()
     if child == 0:
@@ -666,13 +678,7 @@ def killed_at(number: int, act: Callable[[], object]) -> bool:
 
             return call
 
-        for place, name in (
-            *((Path, name) for name in ("rename", "mkdir", "rmdir", "unlink", "write_text")),
-            *((Process, name) for name in ("stop", "start_apart", "start")),
-            *((shutil, name) for name in ("rmtree", "chown")),
-            *((os, name) for name in ("fsync",)),
-            *((Target, name) for name in ("compare", "open")),
-        ):
+        for place, name in changes:
             setattr(place, name, counting(getattr(place, name)))
         code = 1
         try:
@@ -723,7 +729,7 @@ def test_a_restore_that_is_killed_anywhere(tmp_path: Path, monkeypatch: pytest.M
         number = 1
         while killed_at(number, restore):
             # Without its journal it had ended: what was left to do was no part of it.
-            done = number > 15 and not host.target.journal.exists()
+            done = number > 15 and not host.target.journal.path.exists()
             host.target.recover()
             assert host.digest() == (summary.digest if done else before), number
             if done:
@@ -738,8 +744,8 @@ def test_a_restore_that_is_killed_anywhere(tmp_path: Path, monkeypatch: pytest.M
         before = host.digest()
         whole, number = number, 1
         while True:
-            # The last change is the journal's end.
-            assert killed_at(whole - 2, restore)
+            # Before the journal's end: the first is that of the journal that is not there.
+            assert killed_at(2, restore, ENDS)
             if not killed_at(number, lambda: host.target.recover()):
                 break
             host.target.recover()

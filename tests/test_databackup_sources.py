@@ -220,6 +220,9 @@ class Lite:
                 PRAGMA user_version = 7;
                 """
             )
+        # All of it is done with the rights of the application's user.
+        for path in (self.folder, *self.folder.iterdir()):
+            shutil.chown(path, "nobody")
         self.service = service or Doing()
         self.source = repository.source(
             "sqlite", folder, database=str(self.database), unit="some.target", user="nobody"
@@ -253,15 +256,28 @@ class Lite:
         return {path.name for path in self.folder.iterdir()} - {f"{self.database.name}{s}" for s in ("-wal", "-shm")}
 
 
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter: those of pytest are its user's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="databackup-sqlite-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
 @pytest.fixture
-def lite(tmp_path: Path, repository: Repository) -> Lite:
-    return Lite(tmp_path, repository)
+def lite(repository: Repository) -> Iterator[Lite]:
+    with open_folder() as folder:
+        yield Lite(folder, repository)
 
 
 @pytest.fixture(scope="module")
-def lite_made(tmp_path_factory: pytest.TempPathFactory, repository: Repository) -> dict[str, Any]:
+def lite_made(repository: Repository) -> Iterator[dict[str, Any]]:
     """A backup of another database with the same data, as one may be restored from another host."""
-    return Lite(tmp_path_factory.mktemp("lite"), repository).backup()
+    with open_folder() as folder:
+        yield Lite(folder, repository).backup()
 
 
 def test_a_database_that_is_written_to_is_backed_up_and_brought_back(lite: Lite) -> None:

@@ -10,7 +10,7 @@ controller's clock. In check mode a restore is a dry run, a repair only tells wh
 nothing else is run.
 
 The run is a unit of systemd's on the host: a controller that goes away does not end it in the middle, and a second play
-finds it and says so.
+finds it and says so. It is confined like the units that the role installs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ STEP = 0.4
 PATIENCE = 60.0
 RUNNING = 76
 WORD = re.compile(r"[a-z][a-z0-9-]{0,40}")
+# What the role backup has written of the units that are started here: a property of systemd on each line.
+LIBRARY = "/usr/local/lib/databackup/"
 
 START = """
 unit={unit} folder=/run/databackup
@@ -37,7 +39,13 @@ systemctl is-active --quiet "$unit" && exit {running}
 [ -x /usr/local/sbin/databackup ] || {{ echo "databackup is not installed here (playbooks/backup.yml)" >&2; exit 1; }}
 mkdir -p -m 0700 "$folder" && cd "$folder" && rm -f "$unit".* || exit 1
 systemctl reset-failed "$unit" 2>/dev/null
-exec systemd-run --quiet --collect --unit="$unit" --property=TimeoutStopSec=120 --property=UMask=0077 /bin/sh -c \
+set --
+# A host that an earlier version has set up has no such file yet: its program expects no confinement either.
+[ ! -r {properties} ] || while IFS= read -r line; do
+  case $line in [A-Z]*=*) set -- "$@" "--property=$line" ;; esac
+done < {properties}
+set -- --property=TimeoutStopSec=120 --property=UMask=0077 "$@" {more}
+exec systemd-run --quiet --collect --unit="$unit" "$@" /bin/sh -c \
   '"$@" >/run/databackup/{unit}.out 2>/run/databackup/{unit}.err; echo $? >/run/databackup/{unit}.code' sh {command}
 """
 # What is new of its words; and, when it has ended, its exit code and result. A mark parts them.
@@ -49,6 +57,14 @@ tail -c +{offset} {unit}.err 2>/dev/null
 printf '\\0%s\\0%s\\0' "$active" "$code"
 [ -z "$code" ] || cat {unit}.out
 """
+
+
+def destination(command: str, words: list[str]) -> list[str]:
+    """Return what opens the folder for a file that is fetched, such as /root, to its unit."""
+    if command != "fetch" or "--to" not in words[:-1]:
+        return []
+    folder = words[words.index("--to") + 1].rpartition("/")[0] or "/"
+    return ["--property=ProtectHome=false", f"--property=ReadWritePaths={folder}"]
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
@@ -79,7 +95,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         unit = "-".join(part for part in ("databackup-run", command, name) if part)
         line = ["/usr/local/sbin/databackup", "--json", command, *([name] if name else []), *words]
         began = time.time()
-        started = self._remote(START.format(unit=unit, running=RUNNING, command=shlex.join(line)))
+        start = START.format(
+            unit=unit,
+            running=RUNNING,
+            command=shlex.join(line),
+            properties=LIBRARY + ("adopt.properties" if command == "adopt" else "run.properties"),
+            more=shlex.join(destination(command, words)),
+        )
+        started = self._remote(start)
         if started["rc"] == RUNNING:
             raise AnsibleActionFail(
                 f"{command} {name}: another run does that on this host already. Follow it with tail -f "

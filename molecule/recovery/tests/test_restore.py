@@ -61,7 +61,7 @@ def test_a_killed_play_leaves_the_restore_whole_and_a_second_one_is_refused(redi
     play.wait()
     eventually(lambda: redis1.run(f"systemctl is-active {unit}").rc, lambda rc: rc != 0, 40)
     assert live(redis1)["digest"] == wanted["digest"]
-    assert redis1.run("ls /var/lib/redis/.restore.json").rc != 0
+    assert redis1.run("ls /var/lib/databackup/.redis.restore.json").rc != 0
     redis1.check_output("rm -rf /var/lib/redis/before-restore-*")
 
 
@@ -115,11 +115,11 @@ from databackup.__main__ import main
 main()
 """
     assert python(redis1, code).rc != 0
-    assert redis1.file("/var/lib/redis/.restore.json").exists
+    assert redis1.file("/var/lib/databackup/.redis.restore.json").exists
     assert "a restore was cut off" in redis1.run("databackup backup redis").stderr
     redis1.check_output("systemctl stop redis-server && rm -rf /run/systemd/system/redis-server.service.d")
     redis1.check_output("systemctl daemon-reload && systemctl start databackup-recover.service")
     redis1.check_output("systemctl start redis-server")
     eventually(lambda: redis1.run("redis-admin PING").rc, lambda rc: rc == 0)
     assert live(redis1) == before
-    assert not redis1.file("/var/lib/redis/.restore.json").exists
+    assert not redis1.file("/var/lib/databackup/.redis.restore.json").exists

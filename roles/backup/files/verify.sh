@@ -1,7 +1,7 @@
 # Ask a host about its backups, as name=value lines. Changes nothing.
-#   verify.sh CONFIG STATE SOURCE…
-config=$1 state=$2
-shift 2
+#   verify.sh CONFIG STATE EXPOSURE SOURCE…
+config=$1 state=$2 exposure=$3
+shift 3
 for name in "$@"; do
   echo "status.$name=$(databackup status "$name" 2>&1 | head -n 1 | sed 's/^<3>//')"
   databackup status "$name" >/dev/null 2>&1 && echo "ok.$name=yes"
@@ -15,4 +15,12 @@ echo "owners=$(find "$config" "$state" ! -user root -printf '%p ' 2>/dev/null)"
 echo "spool=$(find "$state/spool" -type f -printf '%p ' 2>/dev/null)"
 # The repository's own word: its configuration cannot be read without the password.
 echo "encrypted=$(databackup --json encrypted 2>/dev/null)"
+# Planted journals, names that are paths, ports that another process has: what would mislead a restore.
+echo "inspected=$(databackup --json inspect 2>/dev/null)"
+exposed=
+for unit in databackup-maintain databackup-recover $(printf 'databackup@%s ' "$@"); do
+  systemd-analyze security --threshold="$exposure" "$unit.service" >/dev/null 2>&1 || exposed="$exposed $unit"
+done
+grep -q '^SystemCallFilter=' /usr/local/lib/databackup/run.properties 2>/dev/null || exposed="$exposed run.properties"
+echo "exposed=${exposed# }"
 echo "failed=$(systemctl list-units --state failed --plain --no-legend 'databackup*' | cut -d' ' -f1 | tr '\n' ' ')"

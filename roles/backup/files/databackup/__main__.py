@@ -9,6 +9,7 @@
     databackup adopt NAME --plan FILE       put a new Redis server in the place of an old one (the role redis writes FILE)
     databackup status [NAME]                when each source was last backed up
     databackup maintain                     forget what is too old, and check the repository
+    databackup inspect                      look for what a service has put where this program would trust it
     databackup init | check | encrypted | unlock    the repository itself
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 75 another run has the source.
@@ -167,16 +168,25 @@ def fetch(arguments: argparse.Namespace) -> dict[str, Any]:
 def recover(arguments: argparse.Namespace) -> dict[str, Any]:
     """Put the old data back after a restore that was cut off."""
     Unit.booting = arguments.boot
-    recovered = []
+    recovered, problems = [], []
     for name in [arguments.name] if arguments.name else settings.names(arguments.config):
-        source = settings.source(name, arguments.config)
-        # Its server is not there yet; it has kept the names that clients use until the last moment.
-        if arguments.boot and source.kind == "postgresql":
+        try:
+            source = settings.source(name, arguments.config)
+            # Its server is not there yet; it has kept the names that clients use until the last moment.
+            if arguments.boot and source.kind == "postgresql":
+                continue
+            with only_one(source, "a recovery"):
+                done = kinds.of(source, say).recover()
+        except Failed as failure:
+            if arguments.name:
+                raise
+            # What one service has in its folder does not keep the others from their data.
+            problems.append(f"{name}: {failure}")
             continue
-        with only_one(source, "a recovery"):
-            done = kinds.of(source, say).recover()
         say(f"{name}: {done}" if done else f"{name}: no restore was cut off; nothing to do")
         recovered += [name] if done else []
+    if problems:
+        raise Failed("; ".join(problems))
     return {"recovered": recovered}
 
 
@@ -235,6 +245,18 @@ def repair(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     say(result["text"])
     return result
+
+
+def inspect(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Look for what a service could mislead this program by; changes nothing."""
+    found: dict[str, list[str]] = {"journals": [], "names": [], "processes": []}
+    for name in settings.names(arguments.config):
+        for what, problems in kinds.inspect(settings.source(name, arguments.config), say).items():
+            found[what] += problems
+    for what, problems in found.items():
+        for problem in problems:
+            say(f"{what}: {problem}")
+    return found
 
 
 def adopt(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -382,6 +404,7 @@ def parser() -> argparse.ArgumentParser:
         ("check", check),
         ("init", init),
         ("encrypted", encrypted),
+        ("inspect", inspect),
         ("unlock", unlock),
     ):
         add(name, run)

@@ -32,6 +32,7 @@ from typing import Any, Protocol
 
 from databackup import rdb, steps
 from databackup.errors import Failed
+from databackup.owner import Owner, plain
 from databackup.redis_restore import SLACK, Say, Service, Target
 from databackup.redis_server import Configuration, connect, info
 from databackup.replication import Snapshot
@@ -137,6 +138,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def owner_of(path: Path) -> Owner | None:
+    """Return whose a folder is; None where it is not there, or nobody's."""
+    with suppress(OSError, KeyError):
+        return Owner(path.owner())
+    return None
+
+
 def open_folder(path: Path) -> None:
     """Make a folder that all may read, whatever this program's umask says; leave one that is there as it is."""
     if not path.exists():
@@ -165,8 +173,9 @@ def copy(source: Path, target: Path, uid: int, gid: int, mode: int) -> None:
         shutil.copyfileobj(read, written, 1 << 20)
         written.flush()
         os.fsync(written.fileno())
-    os.chown(partial, uid, gid)
-    partial.chmod(mode)
+        # By the open file: its name may be another one's by now.
+        os.fchown(written.fileno(), uid, gid)
+        os.fchmod(written.fileno(), mode)
     partial.replace(target)
 
 
@@ -206,8 +215,15 @@ class Adoption:
         self.journal = folder / f"{plan.name}.journal"
         staged = {file["path"]: file["staged"] for file in plan.files}
         options = {**plan.options, "config_file": staged[plan.options["config_file"]]}
-        self.target = Target(Source(plan.name, "redis", "", "", options), new, say)
-        self.target.journal = self.journal
+        # Where an old server has used the folder, it may be another user's until the new one starts.
+        self.target = Target(
+            Source(plan.name, "redis", "", "", options),
+            new,
+            say,
+            configuration=Configuration(staged[plan.options["config_file"]]),
+            owner=owner_of(Path(options["data"])),
+        )
+        self.target.journal = steps.Journal(self.journal, plan.name)
         self.data = self.target.data
         self.seconds: dict[str, float] = {}
 
@@ -414,12 +430,16 @@ class Adoption:
     @property
     def _old_names(self) -> set[str]:
         old = self.plan.old["data"]
-        return {old["dbfilename"], old["appenddirname"], old["appendfilename"]}
+        names = {old["dbfilename"], old["appenddirname"], old["appendfilename"]}
+        for name in names - {""}:
+            if not plain(name):
+                raise Failed(f"the old server names a file of its data {name!r}; expected a name without a path")
+        return names
 
     def recover(self) -> str:
         """Undo an adoption that did not end, or finish it where its server serves by now; return what was done."""
         if not self.journal.exists():
-            shutil.rmtree(self.target.new, ignore_errors=True)
+            self.target.owner.remove(self.target.new)
             return ""
         noted = self._noted()
         aside = Path(noted["aside"])
@@ -434,7 +454,7 @@ class Adoption:
                 self.new.stop()
             self._data_back(noted, aside)
         self._files_back(noted, aside)
-        shutil.rmtree(self.target.new, ignore_errors=True)
+        self.target.owner.remove(self.target.new)
         self.new.settle()
         self.new.reload()
         if not self._same_unit:
@@ -611,7 +631,7 @@ class Adoption:
     def _set_aside(self, path: Path, aside: Path) -> None:
         """Keep all of the old server's data; the new one begins without."""
         path.rename(aside / ALL)
-        shutil.rmtree(self.target.new)
+        self.target.owner.remove(self.target.new)
         names = self._old_names if self._together else set()
         self.move(aside, names | {self.target.dump, self.target.log})
 

@@ -8,9 +8,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from databackup import rdb
 from databackup.errors import Failed
+from databackup.owner import Owner
 from databackup.restic import die_with_parent
 
 CHUNK = 1 << 20
@@ -98,12 +100,9 @@ class Digester:
         self.process.join()
 
 
-def of_file(path: str) -> Digester:
-    """Return a digester of a whole file."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        digester = Digester(file)
-        digester.advance(os.fstat(file).st_size)
+def of_file(path: Path, owner: Owner) -> Digester:
+    """Return a digester of a whole file, which is opened with its owner's rights."""
+    with owner.open(path) as file:
+        digester = Digester(file.fileno())
+        digester.advance(os.fstat(file.fileno()).st_size)
         return digester
-    finally:
-        os.close(file)

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 from databackup import archive, postgresql, redis_backup, redis_repair, sqlite, steps
 from databackup.errors import Failed
+from databackup.proof import Foreign
 from databackup.redis_restore import Target, restore
+from databackup.redis_server import reach
 from databackup.restic import Restic
 from databackup.service import Unit
 from databackup.settings import Source
@@ -52,9 +54,10 @@ class Redis:
 
     def backup(self, restic: Restic) -> dict[str, Any]:
         """Write a backup, unless a replica does."""
-        if (Path(self.source.options["data"]) / ".restore.json").exists():
-            raise Failed(f"a restore was cut off; `databackup recover {self.source.name}` puts the old data back")
-        return redis_backup.backup(self.source, restic, self.say)
+        target = self._target()
+        if target.cut_off:
+            raise Failed(target.journal.refusal)
+        return redis_backup.backup(self.source, restic, self.say, target.owner, target.prove)
 
     def check(self, manifest: dict[str, Any], environment: str) -> None:
         """Refuse a backup of another environment, of a newer Redis, or one that does not fit memory or disk."""
@@ -86,6 +89,19 @@ class Redis:
         redis_repair.note_sizes(target)
         return done
 
+    def inspect(self) -> dict[str, list[str]]:
+        """Return what the server has put where it is not trusted, and who has its port instead of it."""
+        target = self._target()
+        processes = []
+        try:
+            # No password is sent.
+            reach(self.source.options["server"], prove=target.prove).close()
+        except Foreign as failure:
+            processes.append(str(failure))
+        except Failed as failure:
+            self.say(f"{self.source.name}: {failure}")
+        return {"journals": target.planted, "names": target.configuration.paths(), "processes": processes}
+
     def repair(self) -> redis_repair.Repair:
         """Return what finds damage, and repairs it."""
         return redis_repair.Repair(self._target())
@@ -106,6 +122,16 @@ def of(source: Source, say: Say) -> Kind:
     if source.kind not in KINDS:
         raise Failed(f"source {source.name}: found kind {source.kind!r}; expected one of {', '.join(KINDS)}")
     return KINDS[source.kind](source, say)
+
+
+def inspect(source: Source, say: Say) -> dict[str, list[str]]:
+    """Return what could mislead this program: planted journals, names that are paths, ports that another process has."""
+    kind = of(source, say)
+    if isinstance(kind, Redis):
+        return kind.inspect()
+    if isinstance(kind, sqlite.Sqlite):
+        return {"journals": kind.planted, "names": kind.links}
+    return {}
 
 
 def repair(source: Source, say: Say) -> redis_repair.Repair:

@@ -16,6 +16,8 @@ from typing import Any
 from databackup import catalog
 from databackup.digest import Digester
 from databackup.errors import Failed
+from databackup.owner import Owner
+from databackup.proof import Proof
 from databackup.redis_server import connect, credentials, info
 from databackup.replication import Snapshot
 from databackup.resp import ErrorReply, ProtocolError
@@ -41,13 +43,13 @@ def left_to_replica(told: dict[str, str], peers: list[str]) -> str:
     return ""
 
 
-def backup(source: Source, restic: Restic, say: Say) -> dict[str, Any]:
+def backup(source: Source, restic: Restic, say: Say, owner: Owner, prove: Proof) -> dict[str, Any]:
     """Write one backup and return its manifest, with `id`; or `skipped`, where a replica does it.
 
-    Raises Failed, and then there is no new backup.
+    Raises Failed, and then there is no new backup. `owner` is the server's user, and `prove` knows its process.
     """
     options = source.options
-    with connect(options["server"], credentials(options["credentials_file"])) as client:
+    with connect(options["server"], credentials(options["credentials_file"]), prove=prove) as client:
         told = info(client, "server", "persistence", "replication", "memory")
         replica = left_to_replica(told, options.get("peers", []))
         if replica:
@@ -66,7 +68,7 @@ def backup(source: Source, restic: Restic, say: Say) -> dict[str, Any]:
         when = datetime.now(UTC).replace(microsecond=0)
         try:
             snapshot = Snapshot(client)
-            result = _transfer(source, restic, snapshot, when, say)
+            result = _transfer(source, restic, snapshot, when, say, owner)
         except (OSError, ProtocolError) as error:
             raise Failed(f"the snapshot was cut off: {error}") from None
         except ErrorReply as error:
@@ -81,14 +83,27 @@ def backup(source: Source, restic: Restic, say: Say) -> dict[str, Any]:
         "replication_id": snapshot.replication_id,
         "replication_offset": snapshot.offset,
         **result,
-        "files": {
-            path: Path(path).read_text(errors="replace") for path in options.get("files", []) if os.path.exists(path)
-        },
+        "files": _files(options.get("files", []), owner, say),
     }
     return {**manifest, "id": catalog.write_manifest(restic, source, manifest, when)}
 
 
-def _transfer(source: Source, restic: Restic, snapshot: Snapshot, when: datetime, say: Say) -> dict[str, Any]:
+def _files(paths: list[str], owner: Owner, say: Say) -> dict[str, str]:
+    """Return what is in the server's own files. It may have put a link to another one in the place of each."""
+    found = {}
+    for path in paths:
+        try:
+            found[path] = owner.read(path).decode(errors="replace")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            say(f"{path} is left out: {owner.name} cannot read it: {error.strerror}")
+    return found
+
+
+def _transfer(
+    source: Source, restic: Restic, snapshot: Snapshot, when: datetime, say: Say, owner: Owner
+) -> dict[str, Any]:
     """Take the snapshot, check it, and write it; return what the manifest says of the data."""
     spool = Spool(f"{source.state}/spool")
     digester = Digester(spool.file.fileno())
@@ -108,7 +123,7 @@ def _transfer(source: Source, restic: Restic, snapshot: Snapshot, when: datetime
                     say(f"{said >> 20} MiB of the snapshot are here")
             if not upload.failure:
                 spool.finish()
-                _check(spool.file.fileno(), digester, summary := digester.result())
+                _check(spool.file.fileno(), summary := digester.result(), owner)
             # Only now does restic see the end of the data, without which it makes no snapshot.
             written = upload.commit()
         finally:
@@ -129,12 +144,28 @@ def _transfer(source: Source, restic: Restic, snapshot: Snapshot, when: datetime
     }
 
 
-def _check(file: int, digester: Digester, summary: Any) -> None:
-    """Have Redis' own tool read the snapshot; raises Failed if it finds other than the digest did."""
+def _check(file: int, summary: Any, owner: Owner) -> None:
+    """Have Redis' own tool read the snapshot; raises Failed if it finds other than the digest did.
+
+    It is the server that wrote what the tool parses, so the tool has that user's rights: it may read the file, which has no
+    name for anybody else, and change nothing.
+    """
+    os.fchmod(file, 0o444)
     # A path of this process' descriptors opens the file anew, at its beginning, though it has no name.
-    done = subprocess.run(
-        ["redis-check-rdb", f"/proc/self/fd/{file}"], pass_fds=[file], capture_output=True, text=True, check=False
-    )
+    reading = os.open(f"/proc/self/fd/{file}", os.O_RDONLY)
+    try:
+        done = subprocess.run(
+            ["redis-check-rdb", f"/proc/self/fd/{reading}"],
+            pass_fds=[reading],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            cwd="/",
+            **owner.identity,
+        )
+    finally:
+        os.close(reading)
     counted = re.search(r"\[info\] ([0-9]+) keys read", done.stdout)
     if done.returncode != 0 or counted is None:
         raise Failed(f"redis-check-rdb refuses the snapshot: {' / '.join(done.stdout.strip().splitlines()[-3:])}")

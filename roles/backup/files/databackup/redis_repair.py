@@ -8,6 +8,8 @@ Three ways, the better one first:
 
 Each ends in the same exchange as a restore: see redis_restore. A replica is only read from. This server never becomes
 its primary, so a server that lost its data cannot empty it.
+
+All files are read, copied and linked with the rights of the server's user, whose folder it is.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from pwd import getpwnam
 from typing import Any, BinaryIO
 
 from databackup import digest, rdb
 from databackup.errors import Failed
+from databackup.owner import plain
 from databackup.redis_restore import MARGIN, REPAIR, Apart, Seconds, Target, proven, replace
 from databackup.redis_server import connect, credentials, info, version_of
 from databackup.replication import Snapshot
@@ -201,8 +203,11 @@ def note_sizes(target: Target) -> None:
     """
     if target.service.active():
         return
-    with contextlib.suppress(OSError):
-        lines = [f"{path.name} {path.stat().st_size}\n" for path in sorted((target.data / target.log).glob("*.aof"))]
+    # A name that is a path is told where it is needed.
+    with contextlib.suppress(OSError, Failed):
+        with target.owner.acting():
+            logs = sorted((target.data / target.log).glob("*.aof"))
+            lines = [f"{path.name} {path.stat().st_size}\n" for path in logs if plain(path.name)]
         sizes_file(target).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         sizes_file(target).write_text("".join(lines))
 
@@ -220,6 +225,7 @@ class Repair:
         self.say = target.say
         self.options = target.options
         self.service = target.service
+        self.owner = target.owner
         self.appends = target.configuration["appendonly"] == "yes"
         self.name = target.configuration["appendfilename"]
         self.folder = target.data / target.log
@@ -231,7 +237,7 @@ class Repair:
         A base and a dump have a checksum. What is appended has none: a value that was changed and has kept its length is
         not found, neither here nor by Redis.
         """
-        if self.target.journal.exists():
+        if self.target.cut_off:
             raise Failed(
                 f"a restore was cut off, so what is in {self.target.data} is neither the old nor the new data; "
                 f"`databackup recover {self.target.source.name}` puts the old ones back"
@@ -242,7 +248,8 @@ class Repair:
         for last in (False, False, True):
             manifest = self._manifest_text()
             try:
-                self._look(found)
+                with self.owner.acting():
+                    self._look(found)
             except FileNotFoundError as error:
                 if last:
                     raise Failed(
@@ -289,7 +296,8 @@ class Repair:
         if not self.service.active():
             return "stopped"
         try:
-            with connect(self.options["server"], credentials(self.options["credentials_file"]), timeout=10) as client:
+            login = credentials(self.options["credentials_file"])
+            with connect(self.options["server"], login, timeout=10, prove=self.target.prove) as client:
                 loading = info(client, "persistence").get("loading", "0")
             return "serving" if loading == "0" else "loading"
         except ErrorReply:
@@ -303,9 +311,9 @@ class Repair:
         name = self.target.configuration.values.get("logfile", "").strip("\"'")
         path = self.target.data / name
         try:
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - LOG))
-                text = file.read().decode(errors="replace")
+            with self.owner.open(path) as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - LOG))
+                text = file.read(LOG).decode(errors="replace")
         except OSError:
             text = self.service.last_words()
         lines = text.rpartition(START)[2].splitlines()
@@ -334,7 +342,7 @@ class Repair:
 
     def _manifest_text(self) -> str:
         try:
-            return (self.folder / f"{self.name}.manifest").read_text(errors="replace")
+            return self.owner.read(self.folder / f"{self.name}.manifest").decode(errors="replace")
         except OSError:
             return ""
 
@@ -508,10 +516,6 @@ class Repair:
         program = str(beside) if beside.exists() else shutil.which(name)
         if program is None:
             raise Failed(f"{name}: there is no such program; the package redis-tools has it")
-        who: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            owner = getpwnam(self.options["user"])
-            who = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
         return subprocess.run(
             [program, *words],
             input=answer,
@@ -520,7 +524,7 @@ class Repair:
             errors="replace",
             check=False,
             cwd="/",
-            **who,
+            **self.owner.identity,
         )
 
     # --- The repair ---
@@ -649,7 +653,7 @@ class Repair:
         def fetch() -> Path:
             self.say(f"Fetching a snapshot of {address}")
             path, size, sha256 = self.target.receive(self._snapshot(address), f"the snapshot of {address}")
-            digester = digest.of_file(str(path))
+            digester = digest.of_file(path, self.owner)
             try:
                 summary = digester.result()
             finally:
@@ -690,7 +694,8 @@ class Repair:
             began = time.monotonic()
             apart = target.start_apart()
             seconds["load"] = round(time.monotonic() - began, 2)
-            with connect(apart, credentials(self.options["admin_credentials_file"])) as client:
+            login = credentials(self.options["admin_credentials_file"])
+            with connect(apart, login, prove=target.prove) as client:
                 try:
                     live = rdb.summarize(Snapshot(client).chunks())
                 except rdb.Damaged as error:
@@ -702,17 +707,17 @@ class Repair:
     def _copy(self, damaged: str) -> None:
         """Make the folder again beside it: what is cut off is copied, the rest has a second name."""
         target = self.target
-        needed = (self.folder / damaged).stat().st_size + MARGIN
+        with self.owner.acting():
+            needed = (self.folder / damaged).stat().st_size + MARGIN
         free = shutil.disk_usage(target.data).free
         if free < needed:
             raise Failed(
                 f"{target.data}: found {free >> 20} MiB free; expected room for a copy of {damaged}, {needed >> 20} MiB"
             )
-        shutil.rmtree(target.new, ignore_errors=True)
         folder = target.new / target.log
-        folder.mkdir(mode=0o700, parents=True)
         manifest = f"{self.name}.manifest"
         try:
+            target.make_new(folder)
             for name in (manifest, *(manifest_files(self._manifest_text()) or ())):
                 if name in (manifest, damaged):
                     # Blocks are shared where the file system can.
@@ -721,14 +726,16 @@ class Repair:
                         capture_output=True,
                         text=True,
                         check=False,
+                        umask=0o077,
+                        **self.owner.identity,
                     )
                     if done.returncode != 0:
                         raise Failed(f"{name} cannot be copied: {done.stderr.strip()}")
                 else:
-                    os.link(self.folder / name, folder / name)
+                    with self.owner.acting():
+                        os.link(self.folder / name, folder / name, follow_symlinks=False)
         except OSError as error:
             raise Failed(f"{folder}: {error.strerror}; nothing else was touched") from None
-        target.own_new()
 
 
 class Unreachable(Failed):
@@ -752,7 +759,7 @@ def manifest_files(text: str) -> list[str] | None:
         except ValueError:
             return None
         values = dict(zip(words[::2], words[1::2], strict=False))
-        if not {"file", "seq", "type"} <= set(values) or "/" in values["file"]:
+        if not {"file", "seq", "type"} <= set(values) or not plain(values["file"]):
             return None
         if values["type"] == "b":
             base.append(values["file"])

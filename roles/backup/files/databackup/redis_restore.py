@@ -1,7 +1,10 @@
 """Put a backup in the place of a Redis server's data, or leave everything as it was.
 
-What is here now is moved aside within its folder and never removed. A journal beside it says how far a restore has
-come: after a run that was cut off, `recover` puts the old data back.
+What is here now is moved aside within its folder and never removed. A journal says how far a restore has come: after a
+run that was cut off, `recover` puts the old data back.
+
+The folder is the server's user's, who can put anything under any name there at any moment. All that is done in it is done
+with that user's rights; the journal is in a folder of root's.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -18,8 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from databackup import digest, rdb
+from databackup import digest, proof, rdb, steps
 from databackup.errors import Failed
+from databackup.owner import Owner, plain
 from databackup.redis_server import Configuration, connect, credentials, info, version_of
 from databackup.replication import Snapshot
 from databackup.resp import Client, ErrorReply, ProtocolError
@@ -27,8 +32,10 @@ from databackup.restic import Restic
 from databackup.settings import Source
 
 Say = Callable[[str], None]
-JOURNAL = ".restore.json"
+# Where earlier versions had their journal: in the data folder, as root's.
+FORMER_JOURNAL = ".restore.json"
 NEW = ".restore-new"
+ASIDE = re.compile(r"before-restore-[0-9]{8}T[0-9]{6}Z(-again)*")
 # What the journal of a repair has in the place of a backup's id.
 REPAIR = "repair"
 MARGIN = 64 << 20
@@ -50,22 +57,46 @@ class Service(Protocol):
     def settle(self) -> None: ...
     def start(self, seconds: float) -> None: ...
     def last_words(self) -> str: ...
+    def main_pid(self) -> int: ...
 
 
 class Target:
     """The server whose data are replaced."""
 
-    def __init__(self, source: Source, service: Service, say: Say) -> None:
+    def __init__(
+        self,
+        source: Source,
+        service: Service,
+        say: Say,
+        *,
+        configuration: Configuration | None = None,
+        owner: Owner | None = None,
+    ) -> None:
+        """`owner` has the data folder: the server's user, unless another one is named.
+
+        `configuration` stands in for the server's own, which is read with the rights of its user.
+        """
         self.source = source
         self.service = service
         self.say = say
         self.options = source.options
+        user = Owner(str(self.options["user"]))
+        self.owner = owner or user
+        self.prove = proof.of(service, user, str(self.options["unit"]))
         self.data = Path(self.options["data"])
-        self.configuration = Configuration(self.options["config_file"])
-        self.journal = self.data / JOURNAL
+        self.configuration = configuration or Configuration(self.options["config_file"], user)
+        self.journal = steps.Journal(Path(source.state) / f".{source.name}.restore.json", source.name)
         self.new = self.data / NEW
-        self.log = self.configuration["appenddirname"]
-        self.dump = self.configuration["dbfilename"]
+
+    @property
+    def log(self) -> str:
+        """The name of the folder with the append-only file."""
+        return self.configuration["appenddirname"]
+
+    @property
+    def dump(self) -> str:
+        """The name of the dump."""
+        return self.configuration["dbfilename"]
 
     # --- Before anything is touched ---
 
@@ -114,16 +145,15 @@ class Target:
 
         Raises Failed for one of a newer Redis, which the server here would refuse once its own data are moved aside.
         """
-        shutil.rmtree(self.new, ignore_errors=True)
         appends = self.configuration["appendonly"] == "yes"
         name = self.configuration["appendfilename"]
         folder = self.new / self.log if appends else self.new
-        folder.mkdir(mode=0o700, parents=True)
         path = folder / (f"{name}.1.base.rdb" if appends else self.dump)
         hashed = hashlib.sha256()
         size = said = 0
         try:
-            with path.open("wb") as file:
+            self.make_new(folder)
+            with self.owner.new_file(path) as file:
                 for chunk in chunks:
                     file.write(chunk)
                     hashed.update(chunk)
@@ -133,22 +163,26 @@ class Target:
                         self.say(f"{size >> 20}{of} MiB are here")
                 file.flush()
                 os.fsync(file.fileno())
+            if appends:
+                # A dump beside a switched-on append-only file is not even looked at: it must be that file's base.
+                with self.owner.new_file(folder / f"{name}.manifest") as file:
+                    file.write(f"file {name}.1.base.rdb seq 1 type b\n".encode())
         except OSError as error:
             raise Failed(f"{path}: {error.strerror or error}; nothing else was touched") from None
         ours = version_of(self.options["binary"])
-        if (origin := rdb.origin_of(path)) and origin.beyond(ours):
+        with self.owner.acting():
+            origin = rdb.origin_of(path)
+        if origin and origin.beyond(ours):
             raise Failed(f"{what} {origin.unread(ours)}. It is not damaged, and nothing here was touched")
-        if appends:
-            # A dump beside a switched-on append-only file is not even looked at: it must be that file's base.
-            (folder / f"{name}.manifest").write_text(f"file {name}.1.base.rdb seq 1 type b\n")
-        self.own_new()
         return path, size, hashed.hexdigest()
 
-    def own_new(self) -> None:
-        """Give what was brought here to the server's user."""
-        for item in (self.new, *self.new.rglob("*")):
-            shutil.chown(item, self.options["user"], self.options["user"])
-            item.chmod(0o700 if item.is_dir() else 0o600)
+    def make_new(self, folder: Path) -> None:
+        """Make the folder for what is brought here, and one in it; what an earlier run has left there goes."""
+        self.owner.remove(self.new)
+        with self.owner.acting():
+            self.new.mkdir(mode=0o700)
+            if folder != self.new:
+                folder.mkdir(mode=0o700)
 
     # --- The exchange ---
 
@@ -156,39 +190,36 @@ class Target:
         """Stop the server, move its data aside, and put the new ones in their place; return where the old ones are."""
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         aside = self.data / f"before-restore-{stamp}"
-        while aside.exists():
-            # What another restore of this second has kept must not be taken for what this one has moved.
-            aside = aside.with_name(f"{aside.name}-again")
+        # As they are now: Redis may write its configuration before this is undone.
+        names = [self.dump, self.log]
+
+        def had() -> list[str]:
+            with self.owner.acting():
+                return [item for item in names if os.path.lexists(self.data / item)]
+
+        with self.owner.acting():
+            while os.path.lexists(aside):
+                # What another restore of this second has kept must not be taken for what this one has moved.
+                aside = aside.with_name(f"{aside.name}-again")
         active = self.service.active()
-        had = [item for item in (self.dump, self.log) if (self.data / item).exists()]
-        self._note({"backup": backup_id, "aside": aside.name, "had": had, "active": active})
+        words = {"backup": backup_id, "aside": aside.name, "names": names, "active": active}
+        self.journal.note({**words, "had": had()})
         if active:
             self._spare_the_dump()
             self.service.stop()
         # A dump is written at the stop, if none was there before. Noted before the folder is made: once that is there,
         # what is not noted is taken for the backup's.
-        had = [item for item in (self.dump, self.log) if (self.data / item).exists()]
-        self._note({"backup": backup_id, "aside": aside.name, "had": had, "active": active})
-        aside.mkdir(mode=0o700)
-        shutil.chown(aside, self.options["user"], self.options["user"])
-        for item in had:
-            (self.data / item).rename(aside / item)
-        for fresh in list(self.new.iterdir()):
-            fresh.rename(self.data / fresh.name)
-        self.new.rmdir()
+        moved = had()
+        self.journal.note({**words, "had": moved})
+        with self.owner.acting():
+            aside.mkdir(mode=0o700)
+            for item in moved:
+                (self.data / item).rename(aside / item)
+            for item in names:
+                if os.path.lexists(self.new / item):
+                    (self.new / item).rename(self.data / item)
+            self.new.rmdir()
         return aside
-
-    @property
-    def _partial(self) -> Path:
-        return self.journal.with_suffix(".partial")
-
-    def _note(self, words: dict[str, Any]) -> None:
-        partial = self._partial
-        with partial.open("w") as file:
-            json.dump(words, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self.journal)
 
     def _spare_the_dump(self) -> None:
         # At its end Redis writes a dump, which takes as long as a load; with an append-only file nobody will read it.
@@ -198,44 +229,96 @@ class Target:
 
     def recover(self) -> str:
         """Put the old data back if a restore was cut off, and start what ran then; return what was done, or nothing."""
-        try:
-            noted = json.loads(self.journal.read_text())
-        except FileNotFoundError:
-            self._clean()
-            return ""
+        with steps.in_words():
+            noted = self.journal.read()
+            return self._put_back(noted) if noted else self._recover_former()
+
+    def _put_back(self, noted: dict[str, Any]) -> str:
         self.service.stop()
         aside = self.data / noted["aside"]
-        # Only this program makes the folder, after the server has stopped.
-        if aside.is_dir():
-            for item in (self.dump, self.log):
-                kept, here = aside / item, self.data / item
-                if (kept.exists() or item not in noted["had"]) and here.exists():
-                    shutil.rmtree(here) if here.is_dir() else here.unlink()
-                if kept.exists():
-                    kept.rename(here)
-            aside.rmdir()
-        self._clean()
+        with self.owner.acting():
+            # It is made after the server has stopped.
+            if aside.is_dir() and not aside.is_symlink():
+                for item in noted["names"]:
+                    kept, here = aside / item, self.data / item
+                    if os.path.lexists(kept) or item not in noted["had"]:
+                        self.owner.remove(here)
+                    if os.path.lexists(kept):
+                        kept.rename(here)
+                with suppress(OSError):
+                    # Somebody else has put something there.
+                    aside.rmdir()
+        self.owner.remove(self.new)
         self.service.settle()
         if noted["active"]:
             self.service.start(float(self.options.get("start_timeout", 120)))
-        self.journal.unlink()
+        self.journal.forget()
         what = REPAIR if noted["backup"] == REPAIR else f"restore of {noted['backup'][:8]}"
         return f"The data from before are back, as of the {what} that did not end."
 
-    def _clean(self) -> None:
-        shutil.rmtree(self.new, ignore_errors=True)
-        self._partial.unlink(missing_ok=True)
+    @property
+    def cut_off(self) -> bool:
+        """Whether a restore was cut off: what is in place now may be half of something."""
+        return self.journal.path.exists() or self.former() is not None
+
+    # --- A restore that an earlier version began ---
+
+    @property
+    def planted(self) -> list[str]:
+        """What is said of a journal in the data folder that is not this program's."""
+        found: list[str] = []
+        steps.of_root(self.data / FORMER_JOURNAL, found.append)
+        return found
+
+    def former(self) -> dict[str, Any] | None:
+        """Return what the journal of an earlier version says, if there is one.
+
+        It is in the data folder, but root's: what the server's user puts there is no journal, whatever it says. Raises Failed
+        for one that no earlier version has written.
+        """
+        path = self.data / FORMER_JOURNAL
+        text = steps.of_root(path, self.say)
+        if text is None:
+            return None
+        try:
+            noted: dict[str, Any] = json.loads(text)
+            names = [self.dump, self.log]
+            if (
+                set(noted) == {"backup", "aside", "had", "active"}
+                and ASIDE.fullmatch(noted["aside"])
+                and all(plain(item) and item in names for item in noted["had"])
+                and (noted["backup"] == REPAIR or re.fullmatch("[0-9a-f]{8,64}", noted["backup"]))
+                and isinstance(noted["active"], bool)
+            ):
+                return {**noted, "names": names}
+        except (ValueError, TypeError):
+            pass
+        raise Failed(
+            f"{path}: found {text[:60]!r}; expected the journal of a restore that an earlier version began. The data from "
+            f"before are in the folder before-restore-… in {self.data}: put them in place by hand, and remove this file"
+        )
+
+    def _recover_former(self) -> str:
+        noted = self.former()
+        if noted is None:
+            self.owner.remove(self.new)
+            self.journal.forget()
+            return ""
+        # From here on like one of this version: if this is cut off, too, it goes on from there.
+        self.journal.note(noted)
+        self.owner.remove(self.data / FORMER_JOURNAL)
+        return self._put_back(noted)
 
     # --- With the new data ---
 
     def _client(self, server: dict[str, Any]) -> Client:
-        return connect(server, credentials(self.options["admin_credentials_file"]))
+        return connect(server, credentials(self.options["admin_credentials_file"]), prove=self.prove)
 
     def load(self, path: Path) -> tuple[dict[str, Any], rdb.Summary, float]:
         """Start the server where no client reaches it; return the way in, what the file holds, and the seconds."""
         began = time.monotonic()
         moved = self.data / path.relative_to(self.new)
-        digester = digest.of_file(str(moved))
+        digester = digest.of_file(moved, self.owner)
         try:
             apart = self.start_apart()
             seconds = time.monotonic() - began
@@ -324,7 +407,7 @@ class Target:
             with suppress(ErrorReply, OSError, ProtocolError):
                 client.call("CONFIG", "SET", "port", self.configuration["port"])
         self.service.settle()
-        self.journal.unlink()
+        self.journal.forget()
 
 
 def restore(
@@ -405,7 +488,7 @@ def replace(
             raise Failed(f"{error}. The data from before are in place, as they were") from error
         raise
     kept = str(aside)
-    with suppress(OSError):
+    with suppress(OSError), target.owner.acting():
         # Nothing was there before.
         aside.rmdir()
         kept = ""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
 
 from databackup.errors import Failed
+from databackup.owner import Owner, plain
+from databackup.proof import Proof
 from databackup.resp import Client, ErrorReply, ProtocolError
 
 
@@ -26,18 +29,44 @@ def credentials(file: str) -> tuple[str, str] | None:
     return values.get("REDISCLI_USER", "default"), values["REDISCLI_AUTH"]
 
 
-def connect(server: dict[str, Any], login: tuple[str, str] | None, timeout: float = 60.0) -> Client:
-    """Return a connection that is logged in; raises Failed when none comes about."""
-    where = f"Redis on {server.get('host', '127.0.0.1')}:{server['port']}"
+def reach(server: dict[str, Any], timeout: float = 60.0, *, prove: Proof | None = None) -> socket.socket:
+    """Return a connection to the server, proven where that is asked for, through which nothing was sent yet.
+
+    Raises Failed when it ends elsewhere, and when none comes about.
+    """
+    host = server.get("host", "127.0.0.1")
+    try:
+        connection = socket.create_connection((host, server["port"]), timeout=timeout)
+    except OSError as error:
+        raise Failed(f"Redis on {host}:{server['port']} cannot be reached: {error}") from None
+    try:
+        if prove is not None:
+            prove(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect(
+    server: dict[str, Any], login: tuple[str, str] | None, timeout: float = 60.0, *, prove: Proof | None = None
+) -> Client:
+    """Return a connection that is logged in; raises Failed when none comes about.
+
+    `prove` is given the connection before a password goes through it, and raises Failed where it ends elsewhere. Without it
+    the server is known by its certificate, or not at all.
+    """
+    host = server.get("host", "127.0.0.1")
+    where = f"Redis on {host}:{server['port']}"
     try:
         client = Client(
-            server.get("host", "127.0.0.1"),
+            host,
             server["port"],
+            connection=reach(server, timeout, prove=prove),
             ca_file=server.get("ca_file"),
             server_name=server.get("server_name"),
             cert_file=server.get("cert_file"),
             key_file=server.get("key_file"),
-            timeout=timeout,
         )
     except OSError as error:
         raise Failed(f"{where} cannot be reached: {error}") from None
@@ -66,7 +95,7 @@ def info(client: Client, *sections: str) -> dict[str, str]:
 
 
 class Configuration:
-    """The directives of a redis.conf; the last of a name counts."""
+    """The directives of a redis.conf; the last of a name counts. Redis itself may write it: no value is taken on trust."""
 
     DEFAULTS: ClassVar = {
         "appendonly": "no",
@@ -79,13 +108,17 @@ class Configuration:
         "maxmemory": "0",
         "rdbcompression": "yes",
     }
+    # What names a file in Redis' folder. Redis refuses a path, too.
+    NAMES: ClassVar = ("appenddirname", "appendfilename", "dbfilename")
     UNITS: ClassVar = {"": 1, "b": 1, "k": 10**3, "kb": 2**10, "m": 10**6, "mb": 2**20, "g": 10**9, "gb": 2**30}
 
-    def __init__(self, file: str) -> None:
-        """Read the file; raises Failed when that cannot be."""
+    def __init__(self, file: str, owner: Owner | None = None) -> None:
+        """Read the file, with its owner's rights where it is in a folder of that user; raises Failed when that cannot be."""
         self.values = dict(self.DEFAULTS)
+        self.file = file
         try:
-            for line in Path(file).read_text(errors="surrogateescape").splitlines():
+            text = Path(file).read_bytes() if owner is None else owner.read(file)
+            for line in text.decode(errors="surrogateescape").splitlines():
                 words = line.split(None, 1)
                 if len(words) == 2 and not line.lstrip().startswith("#"):
                     self.values[words[0].lower()] = words[1]
@@ -93,8 +126,26 @@ class Configuration:
             raise Failed(f"{file}: {error.strerror}; is Redis set up here? (playbooks/redis.yml)") from None
 
     def __getitem__(self, name: str) -> str:
-        """Return a directive's words as one text, without quotes."""
-        return " ".join(shlex.split(self.values[name]))
+        """Return a directive's words as one text, without quotes; raises Failed for a path where a name is expected."""
+        try:
+            value = " ".join(shlex.split(self.values[name]))
+        except ValueError:
+            raise Failed(f"{self.file}: found {name} {self.values[name]!r}; expected closed quotes") from None
+        if name in self.NAMES and not plain(value):
+            raise Failed(
+                f"{self.file}: found {name} {value!r}; expected the name of a file in Redis' own folder, no path"
+            )
+        return value
+
+    def paths(self) -> list[str]:
+        """Return what is said of each directive that should be a name and is none."""
+        found = []
+        for name in self.NAMES:
+            try:
+                self[name]
+            except Failed as failure:
+                found.append(str(failure))
+        return found
 
     @property
     def maxmemory(self) -> int:

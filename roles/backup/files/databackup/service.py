@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+from databackup import peer
 from databackup.errors import Failed
 
 RUNTIME = Path("/run/systemd/system")
@@ -44,6 +45,10 @@ class Unit:
     def failed(self) -> bool:
         """Tell whether it has ended, and will not start by itself."""
         return self.state() in ("failed", "inactive")
+
+    def main_pid(self) -> int:
+        """Return its process; 0 where it does not run."""
+        return peer.main_pid(self.name)
 
     def stop(self) -> None:
         """Stop it, and wait until it has ended; raises Failed when it does not."""

@@ -5,11 +5,15 @@ disk. It takes twice the size of the database in memory for a moment, and is ref
 
 What a restore replaces is moved into a folder `before-restore-…` beside it and never removed. A journal says how far
 one has come: after one that was cut off, `recover` puts the old database back.
+
+The folder is the application's user's, who can put a link or another file under any name there. All that is done in it is
+done with that user's rights, and what SQLite reads is read by a process of that user; the journal is in a folder of root's.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sqlite3
@@ -23,6 +27,7 @@ from urllib.parse import quote
 
 from databackup import catalog, steps
 from databackup.errors import Failed
+from databackup.owner import Child, Owner, Teller
 from databackup.restic import CHUNK, Restic
 from databackup.settings import Source
 from databackup.steps import MARGIN, Say, Service
@@ -31,6 +36,7 @@ SUFFIX = "sqlite"
 # What SQLite keeps beside a database: writes that are not in it yet, and who has read how far.
 BESIDE = ("-wal", "-shm", "-journal")
 MASK = (1 << 128) - 1
+ASIDE = re.compile(r"before-restore-[0-9]{8}T[0-9]{6}Z")
 
 
 @dataclass(frozen=True)
@@ -93,34 +99,31 @@ class Sqlite:
         self.source = source
         self.say = say
         self.service = service
-        self.database = Path(os.path.realpath(source.options["database"]))
-        self.user = str(source.options["user"])
+        self.database = Path(source.options["database"])
+        self.owner = Owner(str(source.options["user"]))
         self.new = self.database.with_name(f"{self.database.name}.restore-new")
-        self.journal = steps.Journal(self.database.with_name(f".{self.database.name}.restore.json"), source.name)
+        self.journal = steps.Journal(Path(source.state) / f".{source.name}.restore.json", source.name)
 
     def backup(self, restic: Restic) -> dict[str, Any]:
         """Write a backup and return its manifest, with `id`; raises Failed, and then there is no new one."""
         self.journal.refuse()
+        if self._former() is not None:
+            raise Failed(self.journal.refusal)
         when = datetime.now(UTC).replace(microsecond=0)
-        try:
-            with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
-                self._copy(copy)
-                try:
-                    _check(copy)
-                    summary = summarize(copy)
-                except sqlite3.Error as error:
-                    raise Failed(f"{self.database}: it cannot be read whole: {error}") from None
-                image = copy.serialize()
-        except MemoryError:
-            raise Failed(f"{self.database}: there is not memory enough for a copy of it") from None
-        # Only a whole copy is handed over; until the end of it restic makes no snapshot.
-        writer = catalog.open_data(restic, self.source, SUFFIX, when)
-        try:
-            for data in _pieces(image):
-                writer.write(data)
-            written = writer.commit()
-        finally:
-            writer.abort()
+        hashed = hashlib.sha256()
+        size = 0
+        with self.owner.child(self._give) as child:
+            summary = _summary(child)
+            # Only a whole copy is handed over; until the end of it restic makes no snapshot.
+            writer = catalog.open_data(restic, self.source, SUFFIX, when)
+            try:
+                for data in child.data():
+                    writer.write(data)
+                    hashed.update(data)
+                    size += len(data)
+                written = writer.commit()
+            finally:
+                writer.abort()
         manifest = {
             "kind": self.source.kind,
             "source": self.source.name,
@@ -129,13 +132,28 @@ class Sqlite:
             "time": when.isoformat(),
             "items": summary.rows,
             "digest": summary.digest,
-            "bytes": len(image),
-            "sha256": hashlib.sha256(image).hexdigest(),
+            "bytes": size,
+            "sha256": hashed.hexdigest(),
             "sqlite_version": sqlite3.sqlite_version,
             "about": {"database": str(self.database)},
             "data": written,
         }
         return {**manifest, "id": catalog.write_manifest(restic, self.source, manifest, when)}
+
+    def _give(self, teller: Teller) -> None:
+        """Tell what the database holds, and send a copy of it."""
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
+            self._copy(copy)
+            try:
+                _check(copy)
+                summary = summarize(copy)
+            except sqlite3.Error as error:
+                raise Failed(f"{self.database}: it cannot be read whole: {error}") from None
+            image = copy.serialize()
+        teller.tell([summary.rows, summary.digest])
+        for data in _pieces(image):
+            teller.send(data)
+        teller.end()
 
     def _copy(self, copy: sqlite3.Connection) -> None:
         try:
@@ -146,7 +164,7 @@ class Sqlite:
             raise Failed(
                 f"{self.database}: {error.strerror}; expected the application's database, which it makes at its start"
             ) from None
-        if size == 0:
+        if not self.database.is_file() or size == 0:
             raise Failed(f"{self.database}: found an empty file; expected a database with the application's tables")
         available, needed = _available_memory(), 2 * size + MARGIN
         if available < needed:
@@ -170,11 +188,21 @@ class Sqlite:
                 f"the backup was made by SQLite {manifest['sqlite_version']}, and {sqlite3.sqlite_version} is here, which "
                 "cannot read it; expected the same version or a newer one"
             )
+        self._no_link()
         if not self.database.parent.is_dir():
             raise Failed(
                 f"{self.database.parent}: there is no such folder; the role of the application makes it, run it first"
             )
         steps.room(self.database.parent, int(manifest["bytes"]) + MARGIN, "the backup beside what is there")
+
+    def _no_link(self) -> None:
+        with self.owner.acting():
+            linked = self.database.is_symlink()
+        if linked:
+            raise Failed(
+                f"{self.database}: found a link to {os.readlink(self.database)}; expected the database itself, which the backup "
+                "takes the place of"
+            )
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
         """Say what a restore would do."""
@@ -214,20 +242,30 @@ class Sqlite:
         except BaseException as error:
             raise steps.put_back(error, self.recover, self.say, sqlite3.Error) from error
         kept = str(aside)
-        with suppress(OSError):
+        with suppress(OSError), self.owner.acting():
             # Nothing was there before.
             aside.rmdir()
             kept = ""
         return {**compared, "kept": kept, "seconds": clock.seconds}
 
     def _fetch(self, restic: Restic, manifest: dict[str, Any]) -> None:
-        with self.new.open("xb") as file:
+        self._no_link()
+        self.owner.remove(self.new)
+        with self.owner.new_file(self.new) as file:
             steps.receive(restic, manifest, SUFFIX, file, self.say)
-        mode = self.database.stat().st_mode & 0o777 if self.database.exists() else 0o640
-        steps.chown(self.new, self.user)
-        self.new.chmod(mode)
+            with self.owner.acting():
+                mode = self.database.stat().st_mode & 0o777 if self.database.exists() else 0o640
+            os.fchmod(file.fileno(), mode)
 
     def _compare(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        with self.owner.child(self._look) as child:
+            summary = _summary(child)
+        return steps.same(manifest, summary.rows, summary.digest, "rows")
+
+    def _look(self, teller: Teller) -> None:
+        """Tell what the fetched database holds."""
+        if not self.new.is_file():
+            raise Failed(f"{self.new}: found something else than the file that was fetched; what has put it there?")
         try:
             # Nothing is made beside it.
             with closing(_open(self.new, "mode=ro&immutable=1")) as fetched:
@@ -235,16 +273,16 @@ class Sqlite:
                 summary = summarize(fetched)
         except sqlite3.Error as error:
             raise Failed(f"SQLite {sqlite3.sqlite_version} cannot read the backup: {error}") from None
-        return steps.same(manifest, summary.rows, summary.digest, "rows")
+        teller.tell([summary.rows, summary.digest])
 
     def _exchange(self, backup: str) -> tuple[Path, bool]:
         aside = self.database.with_name(f"before-restore-{steps.stamp()}")
-        if aside.exists():
-            raise Failed(f"{aside}: it is there already; was another restore made this second? Try again")
+        with self.owner.acting():
+            if os.path.lexists(aside):
+                raise Failed(f"{aside}: it is there already; was another restore made this second? Try again")
+            had = self.database.exists()
         active = self.service.active()
-        self.journal.note(
-            {"backup": backup, "aside": aside.name, "had": self.database.exists(), "active": active},
-        )
+        self.journal.note({"backup": backup, "aside": aside.name, "had": had, "active": active})
         # A part of it may run though it does not.
         self.service.stop()
         if found := steps.holders(self.database):
@@ -252,48 +290,103 @@ class Sqlite:
                 f"{self.database}: processes {', '.join(map(str, found))} have it open, though the application was stopped; "
                 "end them first, or their writes would be lost"
             )
-        aside.mkdir(mode=0o700)
-        steps.chown(aside, self.user)
-        # The database first: where it is missing, what lies beside it is still its own.
-        for suffix in ("", *BESIDE):
-            item = self.database.with_name(self.database.name + suffix)
-            if item.exists():
-                item.rename(aside / item.name)
-        self.new.rename(self.database)
-        steps.keep_names(aside)
-        steps.keep_names(self.database.parent)
+        with self.owner.acting():
+            aside.mkdir(mode=0o700)
+            # The database first: where it is missing, what lies beside it is still its own.
+            for suffix in ("", *BESIDE):
+                item = self.database.with_name(self.database.name + suffix)
+                if os.path.lexists(item):
+                    item.rename(aside / item.name)
+            self.new.rename(self.database)
+            steps.keep_names(aside)
+            steps.keep_names(self.database.parent)
         return aside, active
 
     def recover(self) -> str:
         """Put the old database back if a restore was cut off; return what was done, or nothing."""
         with steps.in_words():
-            return self._put_back(self.journal.read())
+            noted = self.journal.read()
+            if noted is None and (noted := self._former()) is not None:
+                # From here on like one of this version: if this is cut off, too, it goes on from there.
+                self.journal.note(noted)
+                self.owner.remove(self._former_path)
+            if noted is None:
+                self.owner.remove(self.new)
+                self.journal.forget()
+                return ""
+            return self._put_back(noted)
 
-    def _put_back(self, noted: dict[str, Any] | None) -> str:
-        if noted is None:
-            self.new.unlink(missing_ok=True)
-            return ""
+    @property
+    def planted(self) -> list[str]:
+        """What is said of a journal in the folder of the database that is not this program's."""
+        found: list[str] = []
+        steps.of_root(self._former_path, found.append)
+        return found
+
+    @property
+    def links(self) -> list[str]:
+        """What is said of a link in the place of the database."""
+        try:
+            self._no_link()
+        except Failed as failure:
+            return [str(failure)]
+        return []
+
+    @property
+    def _former_path(self) -> Path:
+        """Where earlier versions had their journal, as root's."""
+        return self.database.with_name(f".{self.database.name}.restore.json")
+
+    def _former(self) -> dict[str, Any] | None:
+        """Return what the journal of an earlier version says, if there is one; raises Failed for one that none has written."""
+        text = steps.of_root(self._former_path, self.say)
+        if text is None:
+            return None
+        with suppress(ValueError, TypeError):
+            noted: dict[str, Any] = json.loads(text)
+            if (
+                set(noted) == {"backup", "aside", "had", "active"}
+                and ASIDE.fullmatch(noted["aside"])
+                and re.fullmatch("[0-9a-f]{8,64}", noted["backup"])
+                and isinstance(noted["had"], bool)
+                and isinstance(noted["active"], bool)
+            ):
+                return noted
+        raise Failed(
+            f"{self._former_path}: found {text[:60]!r}; expected the journal of a restore that an earlier version began. The "
+            f"database from before is in the folder before-restore-… in {self.database.parent}: put it in place by hand, and "
+            "remove this file"
+        )
+
+    def _put_back(self, noted: dict[str, Any]) -> str:
         self.service.stop()
         aside = self.database.with_name(noted["aside"])
-        # Made after the stop: without it nothing was moved.
-        if aside.is_dir():
-            kept = aside / self.database.name
-            if self.database.exists() and (kept.exists() or not noted["had"]):
-                # All that is here is of the backup, as the old database was moved with what lay beside it.
-                for suffix in ("", *BESIDE):
-                    self.database.with_name(self.database.name + suffix).unlink(missing_ok=True)
-            for suffix in (*BESIDE, ""):
-                item = aside / (self.database.name + suffix)
-                if item.exists():
-                    item.rename(self.database.with_name(item.name))
-            with suppress(OSError):
-                aside.rmdir()
-        self.new.unlink(missing_ok=True)
-        steps.keep_names(self.database.parent)
+        with self.owner.acting():
+            # Made after the stop: without it nothing was moved.
+            if aside.is_dir() and not aside.is_symlink():
+                kept = aside / self.database.name
+                if os.path.lexists(self.database) and (os.path.lexists(kept) or not noted["had"]):
+                    # All that is here is of the backup, as the old database was moved with what lay beside it.
+                    for suffix in ("", *BESIDE):
+                        self.database.with_name(self.database.name + suffix).unlink(missing_ok=True)
+                for suffix in (*BESIDE, ""):
+                    item = aside / (self.database.name + suffix)
+                    if os.path.lexists(item):
+                        item.rename(self.database.with_name(item.name))
+                with suppress(OSError):
+                    aside.rmdir()
+        self.owner.remove(self.new)
+        with self.owner.acting():
+            steps.keep_names(self.database.parent)
         if noted["active"]:
             self.service.start(float(self.source.options.get("start_timeout", 120)))
         self.journal.forget()
         return f"The data from before are back, as of the restore of {noted['backup'][:8]} that did not end."
+
+
+def _summary(child: Child) -> Summary:
+    rows, digest = child.told()
+    return Summary(int(rows), str(digest))
 
 
 def _pieces(image: bytes) -> Iterator[memoryview]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -103,13 +104,16 @@ class Journal:
     def note(self, words: dict[str, Any]) -> None:
         """Keep it on the disk before the step that it announces."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        with partial.open("w") as file:
+        with self._partial.open("w") as file:
             json.dump(words, file)
             file.flush()
             os.fsync(file.fileno())
-        partial.rename(self.path)
+        self._partial.rename(self.path)
         keep_names(self.path.parent)
+
+    @property
+    def _partial(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.partial")
 
     def read(self) -> dict[str, Any] | None:
         """Return what was noted; None where no restore was cut off."""
@@ -123,12 +127,45 @@ class Journal:
 
     def forget(self) -> None:
         """Say that it has ended."""
+        self._partial.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
+
+    @property
+    def refusal(self) -> str:
+        """What is said of anything else while a restore has not ended."""
+        return f"a restore was cut off; `databackup recover {self.name}` puts the old data back"
 
     def refuse(self) -> None:
         """Raise Failed if a restore was cut off: what is in place now may be half of something."""
         if self.path.exists():
-            raise Failed(f"a restore was cut off; `databackup recover {self.name}` puts the old data back")
+            raise Failed(self.refusal)
+
+
+def of_root(path: Path, say: Say) -> str | None:
+    """Return a text that only root can have written, in a folder that somebody else can write; None for any other.
+
+    For what earlier versions have left there. Such a file belongs to root, nobody else writes it, and it has one name: a link
+    to another file of root's is none.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        say(f"{path} is not of this program ({error.strerror}), and is not read")
+        return None
+    try:
+        found = os.fstat(descriptor)
+        mode = found.st_mode
+        if found.st_uid == os.geteuid() and stat.S_ISREG(mode) and not mode & 0o022 and found.st_nlink == 1:
+            return os.read(descriptor, 1 << 16).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+    say(
+        f"{path}: found a file of user {found.st_uid} with mode {stat.S_IMODE(mode):o} and {found.st_nlink} names; it is not "
+        "of this program, and is not read. Find out who put it there"
+    )
+    return None
 
 
 def keep_names(folder: Path) -> None:

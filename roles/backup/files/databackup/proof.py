@@ -1,0 +1,71 @@
+"""Proof that a connection ends at a unit's own process, before a password is sent through it.
+
+Any user of the host may listen on a port that the server has not taken yet, or has lost. A probe beforehand proves nothing
+of the next connection, so it is the connected one whose other end is looked up: the kernel tells which process holds it,
+and systemd which process is the unit's.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from databackup import peer
+from databackup.errors import Failed
+from databackup.owner import Owner
+
+Proof = Callable[[socket.socket], None]
+# Seconds: for a server that is busy to accept the connection, and for systemd to know the process of a unit that starts.
+ACCEPT, START = 10.0, 1.0
+STEP = 0.02
+
+
+class Foreign(Failed):
+    """Another process has the port."""
+
+
+class Process(Protocol):
+    """What runs the server."""
+
+    def main_pid(self) -> int: ...
+
+
+def of(service: Process, owner: Owner, name: str) -> Proof:
+    """Return what raises Failed unless the service's own process holds the other end of a connection."""
+
+    def prove(connection: socket.socket) -> None:
+        where = "{}:{}".format(*connection.getpeername()[:2])
+        accept, start = time.monotonic() + ACCEPT, time.monotonic() + START
+        while True:
+            pid = service.main_pid()
+            # As its user: who may see the files of another user's process could stop it, too.
+            with owner.acting():
+                if peer.held_by(connection, pid):
+                    return
+            if time.monotonic() > (start if _accepted(connection) else accept):
+                raise Foreign(
+                    f"{where} is held by another process than that of {name} ({f'process {pid}' if pid else 'which does not run'})"
+                    "; no password was sent to it. Find out who listens there: ss -Hltnp"
+                )
+            time.sleep(STEP)
+
+    return prove
+
+
+def _accepted(connection: socket.socket) -> bool:
+    """Tell whether some process of this host has the other end, or it is not on this host."""
+    try:
+        own, other = connection.getsockname(), connection.getpeername()
+    except OSError:
+        return True
+    found: set[str] = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            text = Path(f"/proc/net/{table}").read_text()
+        except OSError:
+            continue
+        found |= peer.inodes(text, peer.readable(*other[:2]), peer.readable(*own[:2]))
+    return found != {"0"}
