@@ -170,6 +170,21 @@ def cut_off(survey: Survey, table: str, allow: Iterable[Mapping[str, Any]], ssh:
     return ", ".join(sorted(found))
 
 
+def passes_on(survey: Survey) -> str:
+    """Return the interfaces between which a host passes packets on; nothing for one that does not."""
+    found = survey.get("forwarding", {})
+    return ", ".join(found.get("between", [])) if found.get("on") else ""
+
+
+def outgoing_rules(outgoing: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many rules there are for each user of `firewall_outgoing`: one for each family of addresses."""
+    found: dict[str, int] = {}
+    for rule in outgoing:
+        families = {":" in str(address) for address in rule["to"]} if rule["ports"] else set()
+        found[rule["user"]] = found.get(rule["user"], 0) + len(families)
+    return found
+
+
 def foreign_table(survey: Survey, table: str) -> str:
     """Return a table of our name that this bundle did not make."""
     filters = survey.get("filters", {})
@@ -195,5 +210,7 @@ class FilterModule:
             "foreign_user": foreign_user,
             "not_listening": not_listening,
             "others_on_port": others_on_port,
+            "outgoing_rules": outgoing_rules,
+            "passes_on": passes_on,
             "shut_ports": shut_ports,
         }

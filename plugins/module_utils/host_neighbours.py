@@ -432,6 +432,33 @@ def filters(marker: str) -> Json:
     }
 
 
+# --- What is passed on ---
+
+# Interfaces that containers, virtual machines and tunnels have.
+PASSING = re.compile(r"(?:docker|br-|cni|cali|flannel|veth|virbr|vnet|lxc|lxd|podman|tun|tap|wg|vmbr)")
+
+
+def interfaces(links: list[Json]) -> list[str]:
+    """Return the interfaces, of `ip --json address`, that have an address of a network, loopback apart."""
+    return [
+        str(link["ifname"])
+        for link in links
+        if "LOOPBACK" not in link.get("flags", []) and "UP" in link.get("flags", [])
+        if any(address.get("scope") == "global" for address in link.get("addr_info", []))
+    ]
+
+
+def forwarding(root: str = "/") -> Json:
+    """Return whether this host passes packets on, and the interfaces between which it can."""
+    paths = ("proc/sys/net/ipv4/ip_forward", "proc/sys/net/ipv6/conf/all/forwarding")
+    names = interfaces(json.loads(output("ip", "--json", "address") or "[]"))
+    return {
+        "on": any(text_of(f"{root}{path}").strip() == "1" for path in paths),
+        # Two of them, or one that only has packets to pass on.
+        "between": names if len(names) > 1 or any(PASSING.match(name) for name in names) else [],
+    }
+
+
 def survey(marker: str) -> Json:
     """Return all of it."""
     return {
@@ -443,4 +470,5 @@ def survey(marker: str) -> Json:
         "haproxy": haproxy(marker),
         "postgresql": clusters(marker),
         "filters": filters(marker),
+        "forwarding": forwarding(),
     }
