@@ -76,6 +76,12 @@ def unmarked(marker: str, *patterns: str) -> list[str]:
     )
 
 
+def tls_required(*patterns: str) -> list[str]:
+    """Return the environment files by which an application takes TLS alone."""
+    paths = [path for pattern in patterns for path in Path("/").glob(pattern.lstrip("/"))]
+    return sorted(str(path) for path in paths if re.search(r'^TLS_REQUIRED="true"$', text_of(path), re.MULTILINE))
+
+
 # --- HAProxy ---
 
 
@@ -85,7 +91,9 @@ def haproxy(marker: str, path: str = "/etc/haproxy/haproxy.cfg") -> Json:
     if not os.path.exists(path):
         return {"file": path, "origin": "missing", "sections": []}
     if marker in text:
-        return {"file": path, "origin": "ours", "sections": []}
+        servers = re.findall(r"^ +server .*$", text, re.MULTILINE)
+        tls = all(" ssl verify required " in f"{server} " for server in servers)
+        return {"file": path, "origin": "ours", "sections": [], "backends": "TLS" if tls else "plaintext"}
     packaged = re.search(
         rf"^ *{re.escape(path)} ([0-9a-f]{{32}})", output("dpkg-query", "-Wf${Conffiles}\n", "haproxy"), re.M
     )
@@ -467,6 +475,7 @@ def survey(marker: str) -> Json:
         "users": users(),
         "folders": folders("/opt"),
         "unmarked": unmarked(marker, "/etc/systemd/system/*.*", "/etc/*/*.env"),
+        "tls_required": tls_required("/etc/*/*.env"),
         "haproxy": haproxy(marker),
         "postgresql": clusters(marker),
         "filters": filters(marker),

@@ -14,7 +14,7 @@ NFT = "/usr/sbin/nft"
 # Seconds that a program may take.
 PATIENCE = 30
 # Between the two lists that one shell prints.
-BETWEEN = "--- in JSON ---\n"
+BETWEEN = "=== in JSON ===\n"
 USER = re.compile(r'\bskuid "([^"]+)"')
 
 
@@ -72,7 +72,7 @@ def listing(done: subprocess.CompletedProcess[str]) -> Listing:
 def questions(table: str) -> str:
     """Return the commands that list a table."""
     shown = f"list table inet {table}"
-    return f"{NFT} --stateless {shown} && printf '{BETWEEN.strip()}\\n' && {NFT} --json --stateless {shown}"
+    return f"{NFT} --stateless --guid {shown} && echo '{BETWEEN.strip()}' && {NFT} --json --stateless {shown}"
 
 
 def live(table: str) -> Listing:
@@ -96,7 +96,7 @@ def differences(table: str, should: Listing, there: Listing) -> list[str]:
     if not there.text:
         return [f"- table inet {table}"]
     lines = difflib.unified_diff(should.text.splitlines(), there.text.splitlines(), n=0, lineterm="")
-    found = [" ".join(line.split()) for line in lines if not line.startswith(("---", "+++", "@@"))]
+    found = [" ".join(line.split()) for line in lines if not line.startswith(("---", "+++", "@@")) and line[1:].strip()]
     if not found and should.objects != there.objects:
         return ["+ something that only nft --json list table shows"]
     return [f"{line[0]} {line[1:].strip()}" for line in found]

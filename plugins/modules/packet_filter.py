@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: packet_filter
 short_description: Try, load or compare one table of nftables, with its unit
 description:
-  - The rules are rendered on the controller. What the kernel has is compared with them, never with a file of the host's.
+  - The rules are rendered on the controller. What the kernel has is compared with them, never with a file of the host.
   - C(tried) has the kernel check the rules, and changes nothing but this - a user for whom the table has rules already
     may from now on connect to what the new ones allow, so that a release that needs it can be tried before they are
     loaded.
@@ -36,7 +36,7 @@ EXAMPLES = r"""
     rules: /etc/nftables-example.conf
     unit: nftables-example.service
     files:
-      - {path: /etc/nftables-example.conf, mode: "0600", content: "{{ lookup('ansible.builtin.template', 'rules.j2') }}"}
+      - {path: /etc/nftables-example.conf, content: "{{ lookup('template', 'rules.j2') }}"}
 """
 
 RETURN = r"""
@@ -46,7 +46,7 @@ opened: {description: Rules that C(tried) added., type: list, returned: always}
 unknown_users: {description: Users of the rules that the host does not have., type: list, returned: always}
 unit_state: {description: "What systemd says of the unit, as in C(active, enabled).", type: str, returned: always}
 policies: {description: "What the chains input and forward do in the end, by chain.", type: dict, returned: always}
-confined: {description: "Users with a rule that refuses all else, and how many allow something.", type: dict, returned: always}
+confined: {description: Users whom a rule refuses all else, and their rules., type: dict, returned: always}
 """
 
 import os  # noqa: E402 - Ansible wants the documentation first
@@ -87,7 +87,7 @@ def attempt(params: dict[str, Any], check_mode: bool) -> list[str]:
     # A table without such rules refuses nothing.
     if not there.rules("output"):
         return []
-    missing = nftables.openings(nftables.wanted(params["table"], files[0]["content"]), there)
+    missing: list[str] = nftables.openings(nftables.wanted(params["table"], files[0]["content"]), there)
     if missing and not check_mode:
         nftables.load("".join(f"insert rule inet {params['table']} output {rule}\n" for rule in missing))
     return missing
