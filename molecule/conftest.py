@@ -119,6 +119,22 @@ def assert_confined(host: Host, unit: str, user: str, exposure: int) -> None:
     assert host.run("systemd-analyze security --threshold=%s %s", str(exposure), unit).rc == 0
 
 
+# Over TLS where its environment says so; its certificate is looked at elsewhere.
+HEALTH = (
+    "import pathlib, ssl, sys, urllib.request as u;"
+    "tls = 'TLS_CERT_FILE=' in pathlib.Path('/etc/quantdesk/quantdesk.env').read_text();"
+    "url = f\"http{'s' if tls else ''}://127.0.0.1:{sys.argv[1]}/health\";"
+    "answer = u.urlopen(url, timeout=5, context=ssl._create_unverified_context() if tls else None);"
+    "print(answer.status, answer.read().decode())"
+)
+
+
+def health(host: Host, port: int = 3002) -> tuple[int, str]:
+    """Return what an instance of the application says of itself on its host, as code and status; 0 for no answer."""
+    code, _, body = host.run("python3 -c %s %s", HEALTH, str(port)).stdout.partition(" ")
+    return int(code or 0), json.loads(body)["status"] if body else ""
+
+
 @pytest.fixture(scope="session")
 def redis1() -> Host:
     """The host that runs Redis."""

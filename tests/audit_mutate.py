@@ -95,6 +95,7 @@ def certificate(control: int, name: str, names: str, days: int) -> Mutation:
         # The authority last: until then the server is asked with what it shows now.
         f"cp -a /root/audit-tls/host.* {TLS}/; {LOAD}; cp -a /root/audit-tls/ca.crt {TLS}/; {LOAD}; "
         "rm -r /root/audit-tls",
+        along={68},
     )
 
 
@@ -234,7 +235,43 @@ MUTATIONS = [
         "a certificate that nobody loaded",
         f"{TLS}/host.crt",
         f"openssl req -x509 -key {TLS}/host.key -subj /CN=redis1 -days 90 > {TLS}/host.crt",
+        along={68},
     ),
+    Mutation(
+        28,
+        "a rule more, in the file as well",
+        "cp -a /etc/nftables-quantdesk.conf /root/audit-28; sed -i '/iifname/a tcp dport 6381 accept' "
+        "/etc/nftables-quantdesk.conf; systemctl reload nftables-quantdesk",
+        "mv /root/audit-28 /etc/nftables-quantdesk.conf; systemctl reload nftables-quantdesk",
+    ),
+    Mutation(
+        28,
+        "a stop of nftables.service takes the table",
+        "mv /etc/systemd/system/nftables.service.d /root/audit-28; systemctl daemon-reload",
+        "mv /root/audit-28 /etc/systemd/system/nftables.service.d; systemctl daemon-reload",
+    ),
+    Mutation(
+        63,
+        "no packet filter at the next boot",
+        "systemctl disable --quiet nftables-quantdesk",
+        "systemctl enable --quiet nftables-quantdesk",
+    ),
+    Mutation(
+        64,
+        "packets are passed on",
+        "nft add chain inet quantdesk forward '{ policy accept ; }'",
+        "systemctl reload nftables-quantdesk",
+        along={28},
+    ),
+    Mutation(
+        65,
+        "the application connects to whom it likes",
+        "nft flush chain inet quantdesk output",
+        "systemctl reload nftables-quantdesk",
+        host="app1",
+        along={28},
+    ),
+    file(68, "an authority besides the site's", f"{TLS}/ca.crt", f"cat {TLS}/host.crt >> {TLS}/ca.crt"),
 ]
 UNREACHED = {
     14: "topology standalone has no Sentinel",
@@ -242,6 +279,8 @@ UNREACHED = {
     35: "about Ansible's output: tests/test_secrets_in_output.py takes no_log away there",
     37: "the small lab has no backups: molecule/recovery/tests/test_backup.py takes the protections away there",
     **dict.fromkeys((43, 44, 45, 46), "the small lab has no backups: test_boundaries.py does it in molecule/recovery"),
+    66: "the small lab has no balancer: molecule/scaled/tests/test_between_hosts.py takes the protection away there",
+    67: "the small lab's application serves plaintext: molecule/scaled/tests/test_between_hosts.py asks it there",
     39: "the lab's kernel belongs to this machine; tests/test_redis_checks.py judges invented figures",
 }
 

@@ -121,6 +121,10 @@ REDIS: list[tuple[str, Any, str]] = [
     ("firewall_allow", [{"name": "x", "ports": [1], "from": ["app1"]}], "expected a list of items"),
     ("firewall_allow", [{"name": 'x" drop; #', "ports": [1], "from": ["10.0.0.1"]}], "expected a list of items"),
     ("firewall_allow", [{"ports": [1], "from": ["10.0.0.1"]}], "expected a list of items"),
+    ("firewall_outgoing", [{"user": "app", "name": "x", "ports": [1], "to": ["db1"]}], "expected a list of items"),
+    ("firewall_outgoing", [{"user": "a b", "name": "x", "ports": [1], "to": ["10.0.0.1"]}], "expected a list of items"),
+    ("firewall_outgoing", [{"user": "root", "name": "x", "ports": [1], "to": ["10.0.0.1"]}], "found 'root'"),
+    ("firewall_forward", "perhaps", "found 'perhaps'; expected drop or accept"),
 ]
 APP: list[tuple[str, Any, str]] = [
     ("app_name", "Quant Desk", "found 'Quant Desk'; expected up to 31"),
@@ -147,7 +151,9 @@ APP: list[tuple[str, Any, str]] = [
     ("app_open_files", "many", "found 'many'; expected a whole number above 0"),
     ("app_memory_max", "lots", "found 'lots'; expected memory as systemd writes it"),
     ("app_fatal_exit_codes", ["78\nUser=root"], "expected a list of exit codes"),
-    ("app_environment", {"PORT": "1", "HOST": "x"}, "expected neither HOST nor PORT"),
+    ("app_environment", {"PORT": "1", "HOST": "x"}, "expected none of HOST, PORT, TLS_CERT_FILE"),
+    ("app_tls_cert_file", "host.crt", "found 'host.crt'; expected the path of a file on the host"),
+    ("app_tls_required", "perhaps", "found 'perhaps'; expected true or false"),
     ("app_environment", {"A": "1\nUser=root"}, "expected variables by name"),
     ("app_environment", {"1A": "x"}, "expected variables by name"),
     ("app_environment", {"A": ""}, "expected variables by name"),
@@ -179,9 +185,15 @@ DATABASE_SETTINGS = ("database_settings", {"ssl": "off", "port": 1}, "found 'ssl
 BALANCER_PORT = ("load_balancer_http_port", 443, "found 443; expected a port other than load_balancer_port")
 DATABASE_MEMORY = ("database_shared_buffers", "lots", "memory settings: found 'lots, 384MB, 4MB, 64MB'")
 BALANCER: list[tuple[str, Any, str]] = [
-    ("load_balancer_backends", [], "expected a list of items with `name`, `address` and `port`"),
+    ("load_balancer_backends", [], "expected a list of items with `name`, `address`, `port` and"),
     ("load_balancer_backends", [{"name": "a b", "address": "10.0.0.1", "port": 1}], "expected a list of items"),
     ("load_balancer_backends", [{"name": "a", "address": "app1", "port": 1}], "expected a list of items"),
+    (
+        "load_balancer_backends",
+        [{"name": "a", "address": "10.0.0.1", "port": 1, "tls_name": "a verify none"}],
+        "expected a list of items",
+    ),
+    ("load_balancer_backend_ca_file", "ca.crt", "found 'ca.crt'; expected the path of a file on the host"),
     ("load_balancer_backends", GONE, "found nothing ('load_balancer_backends' is undefined)"),
     ("load_balancer_health_path", "health", "found 'health'; expected a path"),
     ("load_balancer_health_path", "/x if TRUE", "expected a path"),

@@ -5,9 +5,11 @@ Each returns a text for the report, or nothing. A host that was not asked has no
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 Survey = Mapping[str, Any]
 NO_LOGIN = ("/nologin", "/false")
@@ -170,6 +172,73 @@ def cut_off(survey: Survey, table: str, allow: Iterable[Mapping[str, Any]], ssh:
     return ", ".join(sorted(found))
 
 
+def passes_on(survey: Survey) -> str:
+    """Return the interfaces between which a host passes packets on; nothing for one that does not."""
+    found = survey.get("forwarding", {})
+    return ", ".join(found.get("between", [])) if found.get("on") else ""
+
+
+def outgoing_rules(outgoing: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many rules there are for each user of `firewall_outgoing`: one for each family of addresses."""
+    found: dict[str, int] = {}
+    for rule in outgoing:
+        families = {":" in str(address) for address in rule["to"]} if rule["ports"] else set()
+        found[rule["user"]] = found.get(rule["user"], 0) + len(families)
+    return found
+
+
+# What follows a scheme in the values of an environment, and what a URL without a port means.
+SCHEMES = {"redis": 6379, "rediss": 6379, "postgresql": 5432, "postgres": 5432, "http": 80, "https": 443}
+
+
+def _endpoints(environment: Mapping[str, Any]) -> Iterable[tuple[str, str, int]]:
+    """Yield name, host and port for each URL, and for each Sentinel."""
+    for name, value in environment.items():
+        scheme = str(value).partition("://")[0].partition("+")[0]
+        if name == "REDIS_SENTINELS":
+            for item in str(value).split(","):
+                host, _, port = item.strip().rpartition(":")
+                yield name, host.strip("[]"), int(port) if port.isdigit() else 0
+        elif "://" in str(value) and scheme in SCHEMES:
+            try:
+                url = urlsplit(str(value))
+                host, number = url.hostname or "", url.port or SCHEMES[scheme]
+            except ValueError:
+                continue
+            if host:
+                yield name, "127.0.0.1" if host == "localhost" else host, number
+
+
+def shut_off(environment: Mapping[str, Any], outgoing: Iterable[Mapping[str, Any]], user: str) -> str:
+    """Return what an environment names and its user may not connect to."""
+    rules = [rule for rule in outgoing if rule["user"] == user]
+    resolves = any(53 in map(int, rule["ports"]) for rule in rules)
+    found = []
+    for name, host, port in _endpoints(environment):
+        reaching = [rule for rule in rules if port in map(int, rule["ports"])]
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            # Which addresses a name has is known on the host alone.
+            good = bool(reaching) and resolves
+        else:
+            good = any(address in ipaddress.ip_network(str(to)) for rule in reaching for to in rule["to"])
+        if not good:
+            found.append(f"{name}: {host}:{port}")
+    return ", ".join(found)
+
+
+def plaintext_needed(survey: Survey, balancers: Iterable[Survey], environment: str) -> bool:
+    """Tell whether a balancer reaches this host's application in plaintext, as far as the preflight has asked.
+
+    One that this run leaves out is taken to be as this host is: changed over where the application takes TLS alone.
+    """
+    asked = list(balancers)
+    if any(balancer.get("haproxy", {}).get("backends") == "plaintext" for balancer in asked):
+        return True
+    return any(not balancer for balancer in asked) and environment not in survey.get("tls_required", [environment])
+
+
 def foreign_table(survey: Survey, table: str) -> str:
     """Return a table of our name that this bundle did not make."""
     filters = survey.get("filters", {})
@@ -195,5 +264,9 @@ class FilterModule:
             "foreign_user": foreign_user,
             "not_listening": not_listening,
             "others_on_port": others_on_port,
+            "outgoing_rules": outgoing_rules,
+            "passes_on": passes_on,
+            "plaintext_needed": plaintext_needed,
+            "shut_off": shut_off,
             "shut_ports": shut_ports,
         }

@@ -5,6 +5,9 @@ from __future__ import annotations
 import http.client
 import os
 import pwd
+import re
+import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable
@@ -65,10 +68,55 @@ def confinement(pid: int) -> str:
     return f"{user} NoNewPrivs:{status.get('NoNewPrivs', '?')} Seccomp:{status.get('Seccomp', '?')}"
 
 
+def certificate_file(environment: str) -> str:
+    """Return the certificate with which an application of some environment serves; empty for one in plaintext."""
+    found = re.search(r'^TLS_CERT_FILE="?([^"\n]+)"?$', environment, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def trusting() -> ssl.SSLContext:
+    """Return a TLS client for this host's own instances.
+
+    Their certificate need not name loopback: it is compared with the one on the disk instead of being verified.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def shown_certificate(url: str, timeout: float = ANSWER) -> bytes:
+    """Return the certificate that a new connection is shown; empty without one."""
+    parts = urlsplit(url)
+    try:
+        with (
+            socket.create_connection((parts.hostname or "", parts.port or 443), timeout) as plain,
+            trusting().wrap_socket(plain) as tls,
+        ):
+            return tls.getpeercert(True) or b""
+    except OSError:
+        return b""
+
+
+def certificate_on_disk(path: str) -> bytes:
+    """Return the first certificate of a PEM file; empty where there is none."""
+    end = "-----END CERTIFICATE-----"
+    try:
+        text, found, _ = Path(path).read_text().partition(end)
+        return ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN") :] + end + "\n") if found else b""
+    except (OSError, ValueError):
+        return b""
+
+
 def ask(url: str, timeout: float = ANSWER) -> tuple[int, str]:
     """Return status and body of an answer; 0 and the reason when there is none. Follows no redirect."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host, parts.port or 443, timeout=timeout, context=trusting()
+        )
+    else:
+        connection = http.client.HTTPConnection(host, parts.port or 80, timeout=timeout)
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"Connection": "close"})

@@ -76,6 +76,12 @@ def unmarked(marker: str, *patterns: str) -> list[str]:
     )
 
 
+def tls_required(*patterns: str) -> list[str]:
+    """Return the environment files by which an application takes TLS alone."""
+    paths = [path for pattern in patterns for path in Path("/").glob(pattern.lstrip("/"))]
+    return sorted(str(path) for path in paths if re.search(r'^TLS_REQUIRED="true"$', text_of(path), re.MULTILINE))
+
+
 # --- HAProxy ---
 
 
@@ -85,7 +91,9 @@ def haproxy(marker: str, path: str = "/etc/haproxy/haproxy.cfg") -> Json:
     if not os.path.exists(path):
         return {"file": path, "origin": "missing", "sections": []}
     if marker in text:
-        return {"file": path, "origin": "ours", "sections": []}
+        servers = re.findall(r"^ +server .*$", text, re.MULTILINE)
+        tls = all(" ssl verify required " in f"{server} " for server in servers)
+        return {"file": path, "origin": "ours", "sections": [], "backends": "TLS" if tls else "plaintext"}
     packaged = re.search(
         rf"^ *{re.escape(path)} ([0-9a-f]{{32}})", output("dpkg-query", "-Wf${Conffiles}\n", "haproxy"), re.M
     )
@@ -432,6 +440,33 @@ def filters(marker: str) -> Json:
     }
 
 
+# --- What is passed on ---
+
+# Interfaces that containers, virtual machines and tunnels have.
+PASSING = re.compile(r"(?:docker|br-|cni|cali|flannel|veth|virbr|vnet|lxc|lxd|podman|tun|tap|wg|vmbr)")
+
+
+def interfaces(links: list[Json]) -> list[str]:
+    """Return the interfaces, of `ip --json address`, that have an address of a network, loopback apart."""
+    return [
+        str(link["ifname"])
+        for link in links
+        if "LOOPBACK" not in link.get("flags", []) and "UP" in link.get("flags", [])
+        if any(address.get("scope") == "global" for address in link.get("addr_info", []))
+    ]
+
+
+def forwarding(root: str = "/") -> Json:
+    """Return whether this host passes packets on, and the interfaces between which it can."""
+    paths = ("proc/sys/net/ipv4/ip_forward", "proc/sys/net/ipv6/conf/all/forwarding")
+    names = interfaces(json.loads(output("ip", "--json", "address") or "[]"))
+    return {
+        "on": any(text_of(f"{root}{path}").strip() == "1" for path in paths),
+        # Two of them, or one that only has packets to pass on.
+        "between": names if len(names) > 1 or any(PASSING.match(name) for name in names) else [],
+    }
+
+
 def survey(marker: str) -> Json:
     """Return all of it."""
     return {
@@ -440,7 +475,9 @@ def survey(marker: str) -> Json:
         "users": users(),
         "folders": folders("/opt"),
         "unmarked": unmarked(marker, "/etc/systemd/system/*.*", "/etc/*/*.env"),
+        "tls_required": tls_required("/etc/*/*.env"),
         "haproxy": haproxy(marker),
         "postgresql": clusters(marker),
         "filters": filters(marker),
+        "forwarding": forwarding(),
     }

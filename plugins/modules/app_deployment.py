@@ -11,6 +11,8 @@ description:
     anything older, each healthy before the next. With sockets no connection is refused meanwhile.
   - When one does not get healthy, all of it is as before, the instances too, and the task fails with the last lines of
     its journal. A run that was cut off is made good by the next one, as it asks what runs, not what it changed.
+  - Instances whose environment names a C(TLS_CERT_FILE) are asked over TLS. One that shows another certificate than
+    that file holds is reloaded (SIGHUP), which drops no connection.
   - Instances of other ports are stopped. So is O(replaces), a unit from before there were instances, and its file goes.
   - In check mode it only says what it would do and what there is.
 options:
@@ -98,9 +100,12 @@ from typing import Any  # noqa: E402
 from ansible.module_utils.app_units import (  # noqa: E402
     ENVIRONMENT_OPTIONS,
     FILE_OPTIONS,
+    PAUSE,
     RUNNING,
     Unwell,
     ask,
+    certificate_file,
+    certificate_on_disk,
     confinement,
     environment_of,
     journal,
@@ -108,12 +113,15 @@ from ansible.module_utils.app_units import (  # noqa: E402
     own,
     put,
     show,
+    shown_certificate,
     started_at,
     systemctl,
     wait_healthy,
 )
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.redis_files import text_of as read  # noqa: E402
+
+RELOAD = "it shows another certificate than the one on the disk"
 
 
 @dataclass
@@ -129,6 +137,9 @@ class Instance:
     started: float = 0.0
     status: int = 0
     body: str = ""
+    # Over TLS: whether it shows what is on the disk, and what it answers in plaintext.
+    certificate: str = ""
+    plaintext: str = ""
 
     def describe(self) -> dict[str, Any]:
         """Return what verify.yml asks for."""
@@ -142,6 +153,8 @@ class Instance:
             "health": self.status,
             "status": answer.get("status", "") if isinstance(answer, dict) else "",
             "process": confinement(self.pid),
+            "certificate": self.certificate,
+            "plaintext": self.plaintext,
         }
 
 
@@ -173,10 +186,16 @@ def files_of(params: dict[str, Any]) -> list[dict[str, Any]]:
     return [*([environment_of(params)] if params["environment"] else []), *params["files"]]
 
 
-def url_of(params: dict[str, Any], port: int) -> str:
+def certificate_of(params: dict[str, Any]) -> str:
+    """Return the certificate that instances serve with, by the environment that is on the disk now."""
+    return certificate_file(read(params["environment"]["path"]) or "") if params["environment"] else ""
+
+
+def url_of(params: dict[str, Any], port: int, scheme: str = "") -> str:
     """Return where an instance answers."""
     host = f"[{params['address']}]" if ":" in params["address"] else params["address"]
-    return f"http://{host}:{port}{params['health_path']}"
+    scheme = scheme or ("https" if certificate_of(params) else "http")
+    return f"{scheme}://{host}:{port}{params['health_path']}"
 
 
 def look_at(params: dict[str, Any], port: int, known: dict[str, str]) -> Instance:
@@ -195,6 +214,11 @@ def look_at(params: dict[str, Any], port: int, known: dict[str, str]) -> Instanc
         found.pid = 0
     if found.pid:
         found.status, found.body = ask(url_of(params, port))
+        if path := certificate_of(params):
+            shown = shown_certificate(url_of(params, port))
+            found.certificate = "the one on the disk" if shown == certificate_on_disk(path) else "another one"
+            plain, _ = ask(url_of(params, port, "http"))
+            found.plaintext = f"an answer, {plain}" if plain else "refused"
     return found
 
 
@@ -217,7 +241,9 @@ def why(params: dict[str, Any], instance: Instance, stale: str, rebind: bool, ch
         return "its socket changes"
     if instance.started < changed:
         return "it runs what was before the last change"
-    return "" if instance.status == 200 else f"it is not healthy ({instance.status or instance.body})"
+    if instance.status != 200:
+        return f"it is not healthy ({instance.status or instance.body})"
+    return RELOAD if instance.certificate == "another one" else ""
 
 
 def look(module: AnsibleModule) -> Seen:
@@ -311,7 +337,9 @@ class Switch:
             self.moved = True
         systemctl("daemon-reload")
         for instance in seen.instances:
-            if instance.service in seen.reasons:
+            if seen.reasons.get(instance.service) == RELOAD:
+                self.reload(instance)
+            elif instance.service in seen.reasons:
                 began = time.monotonic()
                 self.touched.append(instance)
                 self.renew(instance)
@@ -346,6 +374,17 @@ class Switch:
         wait_healthy(
             url_of(params, instance.port), instance.service, params["timeout"], lambda state: state == "failed"
         )
+
+    def reload(self, instance: Instance) -> None:
+        """Have an instance load its certificate, and wait until it shows it; raises Unwell."""
+        params, wanted = self.params, certificate_on_disk(certificate_of(self.params))
+        if systemctl("reload", instance.service, timeout=params["timeout"]).returncode != 0:
+            raise Unwell(f"{instance.service} cannot be reloaded")
+        deadline = time.monotonic() + params["timeout"]
+        while shown_certificate(url_of(params, instance.port)) != wanted:
+            if time.monotonic() > deadline:
+                raise Unwell(f"{instance.service} goes on with another certificate than {certificate_of(params)}")
+            time.sleep(PAUSE)
 
     def leave(self, instance: Instance, listening: bool) -> None:
         """Let go of an instance's port, and of the service from before there were instances."""

@@ -8,7 +8,7 @@ short_description: Run an application's job to its end, or a candidate until it 
 description:
   - Writes O(files) below /run/systemd/system, starts O(unit), and takes both away again, whatever came of it.
   - A job (Type=oneshot) must end with 0. A candidate, whose unit has a C(%i) for its port, gets a free port of loopback
-    and must answer 200 at O(health_path).
+    and must answer 200 at O(health_path), over TLS where its environment names a C(TLS_CERT_FILE).
   - What goes wrong fails the task with the last lines of the unit's journal.
 options:
   unit:
@@ -72,6 +72,7 @@ from ansible.module_utils.app_units import (  # noqa: E402
     ENVIRONMENT_OPTIONS,
     FILE_OPTIONS,
     Unwell,
+    certificate_file,
     environment_of,
     journal,
     put,
@@ -104,7 +105,8 @@ def run(params: dict[str, Any], units: list[str], port: int) -> None:
     for unit in units:
         start(unit, params["timeout"])
     if port:
-        url = f"http://127.0.0.1:{port}{params['health_path']}"
+        scheme = "https" if certificate_file(params["environment_text"] or "") else "http"
+        url = f"{scheme}://127.0.0.1:{port}{params['health_path']}"
         # It is never restarted: once it has ended, it will not answer.
         wait_healthy(
             url,

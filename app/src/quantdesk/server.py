@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from http import HTTPStatus
 from types import FrameType
@@ -23,7 +24,7 @@ from websockets.typing import StatusLike
 
 from quantdesk.bodies import BODY_TIMEOUT
 from quantdesk.errors import ErrorBody, ErrorDetail
-from quantdesk.settings import Settings
+from quantdesk.settings import Settings, TlsSettings
 from quantdesk.sockets import FRAMES, MAX_CHANNELS
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ MAX_HEAD: Final = 32 * 1024
 BODY_LIMIT: Final = BODY_TIMEOUT + 2.0
 # Seconds that a client has to read what it was told last, once the connection is closing.
 LINGER: Final = 3.0
+# Over TLS, which a client cannot be told the end of while it may go on sending: seconds without
+# anything from it after which it has been told enough.
+QUIET: Final = 0.25
 # Bytes of one WebSocket message; a longer one closes with 1009.
 MAX_MESSAGE: Final = 64 * 1024
 # Seconds between two pings of a WebSocket, and for its answer to each.
@@ -52,6 +56,10 @@ PIECE: Final = 8 * 1024
 DRAIN: Final = 2.0
 LAST_CALL: Final = 0.5
 GRACE: Final = 10
+# The first byte of a TLS connection: a record of a handshake.
+HANDSHAKE: Final = b"\x16"
+# Ciphers of TLS 1.2, as Redis and the balancer offer them.
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 # The first of the sockets that systemd passes on (sd_listen_fds(3)).
 LISTEN_FDS_START: Final = 3
 
@@ -67,12 +75,29 @@ class _Deaf(asyncio.Protocol):
     """Reads what a client goes on sending, unheeded, until it has closed or its time is up."""
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+        self._transport = transport
         self._protocol = protocol
-        self._timer = asyncio.get_running_loop().call_later(LINGER, transport.abort)
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(LINGER, transport.abort)
+        self._quiet: asyncio.TimerHandle | None = None
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            self.data_received(b"")
+
+    def data_received(self, data: bytes) -> None:
+        if not self._transport.can_write_eof():
+            self._stop_waiting()
+            self._quiet = self._loop.call_later(QUIET, self._transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        self._stop_waiting()
         self._protocol.connection_lost(exc)
+
+    def _stop_waiting(self) -> None:
+        if self._quiet is not None:
+            self._quiet.cancel()
 
 
 class _Corked(asyncio.Transport):
@@ -103,8 +128,8 @@ class _Corked(asyncio.Transport):
         self._closing = True
         self._flush()
         self._transport.close()
-        if self._transport.get_write_buffer_size():
-            # Whoever does not read would keep it open for ever.
+        if self._transport.get_write_buffer_size() or not self._transport.can_write_eof():
+            # Whoever does not read, or does not answer the end of TLS, would keep it open.
             self._loop.call_later(LINGER, self._transport.abort)
 
     def close_while_sent_to(self, protocol: asyncio.Protocol) -> None:
@@ -118,7 +143,6 @@ class _Corked(asyncio.Transport):
         self._closing = True
         self._flush()
         self._transport.set_protocol(_Deaf(self._transport, protocol))
-        self._transport.write_eof()
         self._transport.resume_reading()
 
     def abort(self) -> None:
@@ -339,6 +363,75 @@ class DirectFrames(WebSocketsSansIOProtocol):
         self.transport.close_while_sent_to(self)
 
 
+def tls_context(tls: TlsSettings) -> ssl.SSLContext:
+    """Return what the listener shows: TLS 1.2 or newer, HTTP/1.1.
+
+    Raises:
+        OSError: a file cannot be read, or they do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+    return context
+
+
+class _Either:
+    """Takes TLS and plaintext on one socket, for as long as a balancer is being changed over."""
+
+    def __init__(
+        self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], tls: ssl.SSLContext
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._protocol = protocol
+        self._tls = tls
+        self._beginning: set[asyncio.Task[None]] = set()
+        listener.setblocking(False)
+        self._accepting = self._loop.create_task(self._accept())
+
+    def close(self) -> None:
+        self._accepting.cancel()
+
+    async def wait_closed(self) -> None:
+        await asyncio.gather(self._accepting, *self._beginning, return_exceptions=True)
+        self._listener.close()
+
+    async def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = await self._loop.sock_accept(self._listener)
+            except OSError as error:
+                # As asyncio's own server does, when there are no more files to open.
+                log.error("A connection cannot be taken", extra={"reason": str(error)})
+                await asyncio.sleep(1)
+                continue
+            task = self._loop.create_task(self._begin(connection))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
+
+    async def _begin(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        try:
+            async with asyncio.timeout(HEAD_TIMEOUT):
+                first = await self._peek(connection)
+                tls = self._tls if first == HANDSHAKE else None
+                await self._loop.connect_accepted_socket(self._protocol, connection, ssl=tls)
+        except (OSError, TimeoutError):
+            connection.close()
+
+    async def _peek(self, connection: socket.socket) -> bytes:
+        """Return the first byte that comes, which stays where it is."""
+        readable = asyncio.Event()
+        self._loop.add_reader(connection, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            self._loop.remove_reader(connection)
+        return connection.recv(1, socket.MSG_PEEK)
+
+
 class Server(uvicorn.Server):
     """uvicorn, stopping in two steps.
 
@@ -347,15 +440,54 @@ class Server(uvicorn.Server):
     Then it takes no more, finishes what is under way and closes WebSockets with 1012.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain: Callable[[], None], tls: TlsSettings | None = None
+    ) -> None:
         super().__init__(config)
         self._drain = drain
+        self._tls = tls
+        self._context = tls_context(tls) if tls else None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        if self._tls is None or self._context is None:
+            await super().startup(sockets)
+        else:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
+            if self._tls.required:
+                self.config.ssl = self._context
+                await super().startup(sockets)
+            else:
+                await self._take_either(sockets or [_bound(self.config)], self._context)
         if self.started:
             log.info("Serving", extra={"host": self.config.host, "port": self.config.port})
             notify("READY=1")
+
+    def reload(self) -> None:
+        """Take a new certificate over, for connections to come; those that are there go on."""
+        if self._tls is None or self._context is None:
+            return
+        try:
+            # In a context of its own first: half of a new pair must not replace the old one.
+            tls_context(self._tls)
+            self._context.load_cert_chain(self._tls.cert_file, self._tls.key_file, password="")
+        except OSError as error:
+            log.error(
+                "The certificate cannot be loaded, the old one stays", extra={"reason": str(error)}
+            )
+        else:
+            log.info("Certificate loaded", extra={"file": str(self._tls.cert_file)})
+
+    async def _take_either(self, sockets: list[socket.socket], tls: ssl.SSLContext) -> None:
+        """Start as uvicorn does, but with sockets that take both TLS and plaintext."""
+        # An empty list, which is not None: it listens nowhere by itself.
+        await super().startup([])
+        config, state = self.config, self.server_state
+
+        def protocol() -> LimitedHttp:
+            return LimitedHttp(config=config, server_state=state, app_state=self.lifespan.state)
+
+        for listener in sockets:
+            self.servers.append(_Either(listener, protocol, tls))  # type: ignore[arg-type]  # a server, not asyncio's
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not uvicorn's, which raises the signal once more at the end: a stop is no failure.
@@ -407,9 +539,15 @@ def serve(app: ASGIApp, settings: Settings, drain: Callable[[], None]) -> bool:
         timeout_graceful_shutdown=GRACE,
         backlog=2048,
     )
-    server = Server(config, drain)
+    server = Server(config, drain, settings.tls)
     server.run(sockets=passed_sockets())
     return server.started
+
+
+def _bound(config: uvicorn.Config) -> socket.socket:
+    """Return a socket that listens where the settings say."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    return socket.create_server((config.host, config.port), family=family, backlog=config.backlog)
 
 
 def passed_sockets() -> list[socket.socket] | None:

@@ -92,6 +92,15 @@ class RedisSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """What the listener shows. Without `required` it takes plaintext on the same port as well."""
+
+    cert_file: Path
+    key_file: Path
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CacheTtls:
     """How long an entry of each kind lives, in seconds."""
 
@@ -114,7 +123,8 @@ class RateLimit:
 class Settings:
     """All that the environment decides.
 
-    `redis` is None when Redis is disabled, and `redis_state` when there is no second one.
+    `redis` is None when Redis is disabled, `redis_state` when there is no second one, and `tls`
+    when the listener takes plaintext alone.
     """
 
     redis: RedisSettings | None
@@ -123,6 +133,7 @@ class Settings:
     app_env: AppEnv
     host: str
     port: int
+    tls: TlsSettings | None
     database_url: str = field(repr=False)
     admin_token: Secret | None
     ttl: CacheTtls
@@ -157,6 +168,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         app_env=app_env,
         host=_host(reader),
         port=reader.integer("PORT", 3002, 1, 65535),
+        tls=_listener_tls(reader),
         database_url=_database_url(reader, app_env),
         admin_token=_admin_token(reader, app_env),
         ttl=CacheTtls(
@@ -440,30 +452,43 @@ def _trusted_proxies(reader: _Reader) -> tuple[str, ...]:
 
 def _tls_files(reader: _Reader) -> tuple[Path | None, Path | None, Path | None]:
     ca_file = reader.file("REDIS_CA_FILE")
-    cert_file = reader.file("REDIS_CERT_FILE")
-    key_file = reader.file("REDIS_KEY_FILE")
-    has_cert, has_key = reader.text("REDIS_CERT_FILE"), reader.text("REDIS_KEY_FILE")
-    if has_cert and not has_key:
-        reader.problem("REDIS_KEY_FILE", "nothing", "the key of the certificate in REDIS_CERT_FILE")
-    if has_key and not has_cert:
-        reader.problem("REDIS_CERT_FILE", "nothing", "the certificate of the key in REDIS_KEY_FILE")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca_file is not None:
         try:
-            context.load_verify_locations(cafile=ca_file)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca_file)
         except ssl.SSLError:
             reader.problem("REDIS_CA_FILE", _shown(str(ca_file)), "certificates in PEM form")
+    return (ca_file, *_certificate(reader, "REDIS_CERT_FILE", "REDIS_KEY_FILE"))
+
+
+def _listener_tls(reader: _Reader) -> TlsSettings | None:
+    cert_file, key_file = _certificate(reader, "TLS_CERT_FILE", "TLS_KEY_FILE")
+    required = reader.boolean("TLS_REQUIRED", True)
+    if cert_file is None or key_file is None:
+        return None
+    return TlsSettings(cert_file, key_file, required)
+
+
+def _certificate(reader: _Reader, cert_name: str, key_name: str) -> tuple[Path | None, Path | None]:
+    """Return the files of a certificate and of its key, which are set together."""
+    cert_file, key_file = reader.file(cert_name), reader.file(key_name)
+    has_cert, has_key = reader.text(cert_name), reader.text(key_name)
+    if has_cert and not has_key:
+        reader.problem(key_name, "nothing", f"the key of the certificate in {cert_name}")
+    if has_key and not has_cert:
+        reader.problem(cert_name, "nothing", f"the certificate of the key in {key_name}")
     if cert_file is not None and key_file is not None:
         try:
             # An empty passphrase: an encrypted key must fail here, not ask on the terminal.
-            context.load_cert_chain(cert_file, key_file, password="")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                cert_file, key_file, password=""
+            )
         except ssl.SSLError:
             reader.problem(
-                "REDIS_CERT_FILE",
+                cert_name,
                 _shown(str(cert_file)),
-                "a PEM certificate whose unencrypted key is in REDIS_KEY_FILE",
+                f"a PEM certificate whose unencrypted key is in {key_name}",
             )
-    return ca_file, cert_file, key_file
+    return cert_file, key_file
 
 
 def _check_production_redis(reader: _Reader, name: str, redis: RedisSettings) -> None:

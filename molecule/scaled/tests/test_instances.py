@@ -8,7 +8,7 @@ import pytest
 from testinfra.host import Host
 from traffic import ask, listen
 
-from conftest import assert_confined, connect, eventually
+from conftest import assert_confined, connect, eventually, health
 
 SERVERS = {"app1-3002", "app1-3003", "app2-3002", "app2-3003"}
 STATISTICS = (
@@ -88,8 +88,7 @@ def test_a_killed_process_is_back_within_seconds() -> None:
     app2 = connect("app2")
     pid = app2.check_output("systemctl show quantdesk@3002 --property MainPID --value")
     app2.check_output("systemctl kill --signal KILL quantdesk@3002")
-    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:3002/health', timeout=5).status)"
-    assert eventually(lambda: app2.run("python3 -c %s", ask).stdout.strip(), lambda said: said == "200") == "200"
+    assert eventually(lambda: health(app2)[0], lambda code: code == 200) == 200
     assert app2.check_output("systemctl show quantdesk@3002 --property MainPID --value") != pid
 
 

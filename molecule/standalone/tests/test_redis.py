@@ -8,14 +8,7 @@ import time
 import pytest
 from testinfra.host import Host
 
-from conftest import LAB, PREFIX, REDIS_ADDRESS, RedisCli, as_user, assert_confined, eventually, secret
-
-
-def health(app1: Host) -> str:
-    """Return what the application says of itself on its host."""
-    ask = "import json, sys, urllib.request as u; print(json.load(u.urlopen(sys.argv[1], timeout=5))['status'])"
-    answer: str = app1.run("python3 -c %s http://127.0.0.1:3002/health", ask).stdout.strip()
-    return answer
+from conftest import LAB, PREFIX, REDIS_ADDRESS, RedisCli, as_user, assert_confined, eventually, health, secret
 
 
 def test_answers_over_tls_with_the_password(redis_cli: RedisCli, app_cli: RedisCli) -> None:
@@ -142,7 +135,7 @@ def test_a_key_survives_a_restart_of_the_whole_host(
     redis_cli("DEL survives:reboot")
     # The application's host finds the new host once its kernel has noticed the new hardware address.
     assert eventually(lambda: app_cli("PING"), lambda answer: answer == ["PONG"], 30) == ["PONG"]
-    assert eventually(lambda: health(app1), lambda status: status == "healthy", 30) == "healthy"
+    assert eventually(lambda: health(app1)[1], lambda status: status == "healthy", 30) == "healthy"
 
 
 def test_the_unit_is_enabled_and_confined(redis1: Host) -> None:

@@ -55,13 +55,26 @@ def ask(port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def backends(admin: str) -> dict[str, str]:
-    """Return the state of each backend, as the admin socket tells."""
+def told(admin: str, command: str) -> str:
+    """Return what the running process answers to a command."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         client.connect(admin)
-        client.sendall(b"show stat\n")
-        text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+        client.sendall(command.encode() + b"\n")
+        return b"".join(iter(lambda: client.recv(65536), b"")).decode()
+
+
+def over_tls(admin: str) -> list[str]:
+    """Return the backends that the running process reaches over TLS."""
+    lines = [line.split() for line in told(admin, "show servers state app").splitlines()]
+    names = next(line[1:] for line in lines if line[:1] == ["#"])
+    rows = [dict(zip(names, line, strict=False)) for line in lines if len(line) > len(names) // 2 and line[0] != "#"]
+    return [row["srv_name"] for row in rows if row.get("srv_use_ssl") == "1"]
+
+
+def backends(admin: str) -> dict[str, str]:
+    """Return the state of each backend, as the admin socket tells."""
+    text = told(admin, "show stat")
     names, *rows = [line.split(",") for line in text.lstrip("# ").splitlines() if line]
     found = [dict(zip(names, row, strict=False)) for row in rows]
     return {row["svname"]: row["status"] for row in found if row["pxname"] == "app" and row["svname"] != "BACKEND"}
@@ -85,6 +98,7 @@ def main(port: int, health: str, admin: str, certificate: str, *refused: str) ->
         "cbc": shake(port, offer(ssl.TLSVersion.TLSv1_2, "SHA1:SHA256:SHA384:@SECLEVEL=0"))[0],
         "certificate": "the one on the disk" if served == hashlib.sha256(disk).hexdigest() else "an older one",
         "backends": backends(admin),
+        "over_tls": over_tls(admin),
         "let_in": [way for path in refused for way in let_in(port, path)],
     }
     print(json.dumps(found))
