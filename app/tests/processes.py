@@ -80,6 +80,7 @@ class Process:
         if listener:
             words = ["-c", _PASS_ON, str(listener.fileno()), *words]
         lay_database(folder)
+        self.folder = folder
         self._log = folder / f"{self.port}-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.popen = subprocess.Popen(
