@@ -526,7 +526,10 @@ def test_issuers_other_keys_are_left_alone() -> None:
 async def test_one_key_may_be_without_a_name(start: Start) -> None:
     for algorithm in KEYS:
         issuer = KEYS[algorithm]()
-        app = await start(**{**PRODUCTION, **issuer.env, "AUTH_KEYS": issuer.pem})
+        # As an environment file must have it: on one line.
+        app = await start(
+            **{**PRODUCTION, **issuer.env, "AUTH_KEYS": " ".join(issuer.pem.split("\n"))}
+        )
         assert (await begin(app, issuer.sign("alice"))).status_code == 201
         unnamed = jwt.encode(issuer.claims("alice"), issuer.key, issuer.algorithm)
         assert (await begin(app, unnamed)).status_code == 201

@@ -5,6 +5,7 @@ configured key, never by the assertion: a key has one algorithm, and headers tha
 key of their own are not looked at.
 """
 
+import base64
 import datetime as dt
 import hashlib
 import json
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,8 @@ KEYS_FORM: Final = (
     "public keys as a JWKS, or one public key in PEM form, for RS256 (of 2048 bits or more), ES256 "
     "or EdDSA (Ed25519)"
 )
-_PEM: Final = re.compile(r"-----BEGIN ([A-Z ]+)-----")
+_PEM: Final = re.compile(r"-----BEGIN ([A-Z ]+)-----([A-Za-z0-9+/=\s]*)-----END \1-----")
+_PEM_BEGIN: Final = re.compile(r"-----BEGIN ([A-Z ]+)-----")
 # Members of a JWK that make it a private or a shared key.
 _SECRET_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
@@ -104,20 +107,23 @@ def parse_keys(text: str) -> tuple[Key, ...]:
     """
     if len(text) > MAX_KEYS:
         raise KeysError(f"more than {MAX_KEYS} characters")
-    blocks = _PEM.findall(text)
-    keys = (_pem_key(text, blocks),) if blocks else _jwks(text)
+    keys = (_pem_key(text),) if "-----BEGIN" in text else _jwks(text)
     ids = [key.id for key in keys]
     if len(keys) > 1 and (None in ids or len(set(ids)) < len(ids)):
         raise KeysError("several keys without a `kid` of their own")
     return keys
 
 
-def _pem_key(text: str, blocks: list[str]) -> Key:
-    if blocks != ["PUBLIC KEY"]:
-        raise KeysError(f"{len(blocks)} PEM blocks" if len(blocks) > 1 else f"a PEM {blocks[0]}")
+def _pem_key(text: str) -> Key:
+    kinds = _PEM_BEGIN.findall(text)
+    if kinds != ["PUBLIC KEY"]:
+        raise KeysError(f"{len(kinds)} PEM blocks" if len(kinds) != 1 else f"a PEM {kinds[0]}")
+    block = _PEM.fullmatch(text.strip())
     try:
-        found = load_pem_public_key(text.encode())
-    except ValueError:
+        # An environment file has no lines in a value: blanks do in their place.
+        encoded = "".join(block[2].split()) if block else ""
+        found = load_der_public_key(base64.b64decode(encoded, validate=True))
+    except (ValueError, UnsupportedAlgorithm):
         raise KeysError("a damaged PEM block") from None
     key = _usable(None, found)
     if key is None:
@@ -150,7 +156,7 @@ def _jwk(member: dict[str, Any]) -> Key | None:
         raise KeysError("a `kid` that is no text")
     try:
         key = _usable(name, jwt.PyJWK(member).key)
-    except (jwt.PyJWTError, ValueError, TypeError):
+    except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError):
         return None
     if key is None or member.get("alg", key.algorithm) != key.algorithm:
         return None
