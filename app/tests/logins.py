@@ -80,7 +80,7 @@ async def log_in(app: Running, user: str | None = None) -> dict[str, str]:
     session_id = answer.cookies["session"]
     # The client would send it along with every request, also with those of other users.
     app.client.cookies.clear()
-    return {"Cookie": f"session={session_id}"}
+    return {"Cookie": f"session={session_id}", "Content-Type": "application/json"}
 
 
 def id_in(headers: dict[str, str]) -> str:

@@ -103,7 +103,7 @@ async def test_body_that_a_page_may_send_anywhere_changes_nothing(
         assert answer.status_code == 415, (kind, answer.text)
         assert answer.json()["error"]["code"] == "unsupported_media_type"
         assert "Set-Cookie" not in answer.headers
-    answer = await send(app, change, session, body=body)
+    answer = await send(app, change, {"Cookie": session["Cookie"]}, body=body)
     assert answer.status_code == 415
     assert (await app.client.get("/api/sessions/current", headers=session)).status_code == 200
 
