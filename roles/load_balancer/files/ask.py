@@ -55,16 +55,26 @@ def ask(port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def backends(admin: str) -> dict[str, str]:
-    """Return the state of each backend, as the admin socket tells."""
+def say(admin: str, command: str) -> str:
+    """Return what the admin socket answers."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         client.connect(admin)
-        client.sendall(b"show stat\n")
-        text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
-    names, *rows = [line.split(",") for line in text.lstrip("# ").splitlines() if line]
+        client.sendall(command.encode() + b"\n")
+        return b"".join(iter(lambda: client.recv(65536), b"")).decode()
+
+
+def backends(admin: str) -> dict[str, str]:
+    """Return the state of each backend, as the admin socket tells."""
+    names, *rows = [line.split(",") for line in say(admin, "show stat").lstrip("# ").splitlines() if line]
     found = [dict(zip(names, row, strict=False)) for row in rows]
     return {row["svname"]: row["status"] for row in found if row["pxname"] == "app" and row["svname"] != "BACKEND"}
+
+
+def counts(admin: str) -> str:
+    """Tell whether connections are counted by address."""
+    tables = [line for line in say(admin, "show table").splitlines() if line.startswith("# table: https,")]
+    return "by address" if any("type: ipv6" in table for table in tables) else "not counted"
 
 
 def let_in(port: int, path: str) -> list[str]:
@@ -85,6 +95,7 @@ def main(port: int, health: str, admin: str, certificate: str, *refused: str) ->
         "cbc": shake(port, offer(ssl.TLSVersion.TLSv1_2, "SHA1:SHA256:SHA384:@SECLEVEL=0"))[0],
         "certificate": "the one on the disk" if served == hashlib.sha256(disk).hexdigest() else "an older one",
         "backends": backends(admin),
+        "counts": counts(admin),
         "let_in": [way for path in refused for way in let_in(port, path)],
     }
     print(json.dumps(found))
