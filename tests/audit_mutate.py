@@ -27,6 +27,10 @@ ADDRESS = "$(hostname -I | cut -d' ' -f1)"
 CONF, ACL = "/etc/redis/redis.conf", "/etc/redis/users.acl"
 UNIT = "/etc/systemd/system/redis-server.service"
 TLS = "/etc/ssl/quantdesk"
+APP_ENV = "/etc/quantdesk/quantdesk.env"
+APP_SOCKETS = "/opt/quantdesk/current/venv/lib/python3*/site-packages/quantdesk/sockets.py"
+# Its unit is done when it serves.
+APP_RESTART = "systemctl restart 'quantdesk@*.service'"
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
@@ -223,12 +227,37 @@ MUTATIONS = [
         f"{TLS}/host.crt",
         f"openssl req -x509 -key {TLS}/host.key -subj /CN=redis1 -days 90 > {TLS}/host.crt",
     ),
+    Mutation(
+        59,
+        "users may name themselves, from the next start on",
+        f"cp -a {APP_ENV} /root/audit-59; echo 'AUTH_DEVELOPMENT_USERS=\"true\"' >> {APP_ENV}",
+        f"mv /root/audit-59 {APP_ENV}",
+        host="app1",
+    ),
+    Mutation(
+        60,
+        "users name themselves",
+        f"cp -a {APP_ENV} /root/audit-60; sed -i 's/^APP_ENV=.*/APP_ENV=test/' {APP_ENV}; "
+        f"echo AUTH_DEVELOPMENT_USERS=true >> {APP_ENV}; {APP_RESTART}",
+        f"mv /root/audit-60 {APP_ENV}; {APP_RESTART}",
+        host="app1",
+        along={59},
+    ),
+    Mutation(
+        61,
+        "WebSockets for everybody",
+        f"cp -a {APP_SOCKETS} /root/audit-61; sed -i 's/^        if admin:$/        if True:/' {APP_SOCKETS}; "
+        f"! cmp -s {APP_SOCKETS} /root/audit-61; {APP_RESTART}",
+        f"mv /root/audit-61 {APP_SOCKETS}; {APP_RESTART}",
+        host="app1",
+    ),
 ]
 UNREACHED = {
     14: "topology standalone has no Sentinel",
     15: "topology standalone has no Sentinel",
     35: "about Ansible's output: tests/test_secrets_in_output.py takes no_log away there",
     37: "the small lab has no backups: molecule/recovery/tests/test_backup.py takes the protections away there",
+    62: "the small lab has no balancer: molecule/scaled/tests/test_zero_downtime.py takes its limits away there",
     39: "the lab's kernel belongs to this machine; tests/test_redis_checks.py judges invented figures",
 }
 
