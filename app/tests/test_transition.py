@@ -44,7 +44,8 @@ class Former:
         async with self._engine.begin() as connection:
             await connection.execute(text(statement), _plain(row))
         body = {"user": user, "createdAt": now, "expiresAt": now + dt.timedelta(seconds=seconds)}
-        self.raw.set(self.key(session_id), msgspec.json.encode(body), ex=seconds)
+        if seconds > 0:
+            self.raw.set(self.key(session_id), msgspec.json.encode(body), ex=seconds)
         return session_id
 
     async def end(self, session_id: str) -> None:
@@ -181,6 +182,22 @@ async def test_it_is_over_when_the_last_session_of_the_former_has_ended(
     # What the former knew it by is no cookie any more, whatever session it names.
     assert (await read(app, session=cookies["host"])).status_code == 401
     assert [key for key in raw.keys("*") if cookies["host"].encode() in key] == []
+
+
+async def test_first_login_after_the_start_may_be_at_the_former(
+    start: Start, issuer: Issuer, redis_server: Server, raw: Redis
+) -> None:
+    """At night nobody has a session when the first host is switched."""
+    former = Former(await start(redis_server), raw)
+    app = await start(redis_server, **ENV, **issuer.env)
+    session = await former.begin("alice")
+    assert (await read(app, session=session)).status_code == 200
+    assert set(await log_in(app, issuer)) == {"host", "session"}
+    # Nor does it matter that what there was has expired.
+    await former.begin("bob", -60)
+    await former.end(session)
+    later = await start(redis_server, **ENV, **issuer.env)
+    assert set(await log_in(later, issuer)) == {"host", "session"}
 
 
 async def test_new_database_has_no_transition(start: Start, issuer: Issuer) -> None:

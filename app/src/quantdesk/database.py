@@ -63,6 +63,9 @@ SQLITE_POOL_SIZE: Final = 5
 # Prices that are committed together at most.
 PRICE_BATCH: Final = 500
 
+# How long a start expects instances of a release that began sessions otherwise, at least.
+OVERLAP: Final = dt.timedelta(minutes=15)
+
 # Each session that begins clears so many sessions and assertions away that have expired, so there
 # are never many.
 EXPIRED_BATCH: Final = 10
@@ -323,10 +326,10 @@ class Database:
 
     @property
     def mixed(self) -> bool:
-        """Whether there are sessions that a release of before revision 0003 has begun.
+        """Whether a release of before revision 0003 may be running beside this one.
 
-        Such a release may be running beside this one: it reads another cookie, and keeps and
-        removes sessions in Redis under another name. It ends by itself with the last such session.
+        It reads another cookie, and keeps and removes sessions in Redis under another name. That
+        ends by itself with the last session that such a release has begun.
         """
         return _now() < self._mixed_until
 
@@ -420,7 +423,8 @@ class Database:
         query = select(func.max(sessions.c.expires_at).label("last"))
         row = _only(await self._read(query.where(sessions.c.host_cookie.is_(False))))
         if row is not None and row.last is not None:
-            self._mixed_until = row.last
+            # All of them may have expired, and the next one be about to begin.
+            self._mixed_until = max(row.last, _now() + OVERLAP)
 
     # Orders, and what they amount to.
 

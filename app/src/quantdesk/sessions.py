@@ -146,23 +146,27 @@ async def find_session(cookies: Mapping[str, str], services: State) -> Found:
     Raises:
         LoginRequired: there is none, or it has ended.
     """
-    found = await _find_all(cookies, services)
-    if not found:
-        raise LoginRequired
-    return found[0]
+    for session_id, old in _named(cookies, services):
+        found = await _find(session_id, services, old=old)
+        if found is not None:
+            return found
+    raise LoginRequired
 
 
 async def _find_all(cookies: Mapping[str, str], services: State) -> list[Found]:
-    """Return all sessions that cookies name, the one that counts first."""
-    named = [(_cookie_name(services), False)]
-    if services.settings.production and services.database.mixed:
-        named.append((COOKIE, True))
-    found = []
-    for name, old in named:
-        value = cookies.get(name, "")
-        if _ID.fullmatch(value) and (one := await _find(value, services, old=old)) is not None:
-            found.append(one)
-    return found
+    """Return all sessions that a request's cookies name."""
+    named = [await _find(value, services, old=old) for value, old in _named(cookies, services)]
+    return [found for found in named if found is not None]
+
+
+def _named(cookies: Mapping[str, str], services: State) -> list[tuple[str, bool]]:
+    """Return ids in cookies, the one that counts first, and which are of a release before."""
+    names = [(_cookie_name(services), False)]
+    if services.settings.production:
+        # Of a release that knew no other; there are fewer and fewer of those.
+        names.append((COOKIE, True))
+    values = [(cookies.get(name, ""), old) for name, old in names]
+    return [(value, old) for value, old in values if _ID.fullmatch(value)]
 
 
 async def _find(session_id: str, services: State, *, old: bool) -> Found | None:
