@@ -151,8 +151,16 @@ APP: list[tuple[str, Any, str]] = [
     ("app_environment", {"1A": "x"}, "expected variables by name"),
     ("app_environment", {"A": ""}, "expected variables by name"),
     ("app_environment", {"A": "{{ nowhere }}"}, "found nothing ('nowhere' is undefined)"),
-    ("app_environment", {"APP_ENV": "production", "AUTH_DEVELOPMENT_USERS": "true"}, "expected no AUTH_DEVELOPMENT_USERS"),
-    ("app_environment", {"NODE_ENV": "production", "AUTH_DEVELOPMENT_USERS": True}, "found 'AUTH_DEVELOPMENT_USERS: True'"),
+    (
+        "app_environment",
+        {"APP_ENV": "production", "AUTH_DEVELOPMENT_USERS": "true"},
+        "expected no AUTH_DEVELOPMENT_USERS",
+    ),
+    (
+        "app_environment",
+        {"NODE_ENV": "production", "AUTH_DEVELOPMENT_USERS": True},
+        "found 'AUTH_DEVELOPMENT_USERS: True'",
+    ),
     ("app_login_path", "sessions", "found 'sessions'; expected a path"),
     ("app_socket_path", "ws", "found 'ws'; expected a path"),
     ("app_auth_keys", "-----BEGIN PRIVATE KEY-----", "expected public keys"),
