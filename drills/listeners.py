@@ -23,7 +23,7 @@ import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from drills.sequence import Checker, Tally
-from drills.servers import HOST
+from drills.servers import HOST, TOKEN
 
 # Seconds between two lines on how far the slowest subscriber is.
 REPORT_INTERVAL: Final = 0.05
@@ -82,7 +82,11 @@ async def subscribe(port: int, count: int, channels: list[str]) -> list[Subscrib
     """Open and subscribe that many."""
     subscribers: list[Subscriber] = []
     for _ in range(count):
-        _, listener = await ws_connect(lambda: Subscriber(channels), f"ws://{HOST}:{port}/ws")
+        _, listener = await ws_connect(
+            lambda: Subscriber(channels),
+            f"ws://{HOST}:{port}/ws",
+            extra_headers={"Authorization": f"Bearer {TOKEN}"},
+        )
         assert isinstance(listener, Subscriber)
         subscribers.append(listener)
     async with asyncio.timeout(30):

@@ -10,10 +10,12 @@ import os
 import re
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import jwt
 import pytest
 import testinfra
 from testinfra.host import Host
@@ -162,6 +164,15 @@ def vault1() -> Host:
 def secret(name: str) -> str:
     """Return one of the lab's secrets."""
     return (LAB / "secrets" / name).read_text().strip()
+
+
+def assertion(user: str) -> str:
+    """Return what the lab's issuer says of a user, who begins a session with it."""
+    now = int(time.time())
+    said = {"iss": "https://issuer.lab", "aud": "quantdesk", "sub": user, "iat": now, "exp": now + 120}
+    # Of the same second, two would be the same one, which counts once.
+    key = (LAB / "issuer/private.pem").read_text()
+    return jwt.encode({**said, "jti": uuid.uuid4().hex}, key, "ES256")
 
 
 def as_user(host: str, user: str, address: str = REDIS_ADDRESS) -> RedisCli:

@@ -27,6 +27,10 @@ ADDRESS = "$(hostname -I | cut -d' ' -f1)"
 CONF, ACL = "/etc/redis/redis.conf", "/etc/redis/users.acl"
 UNIT = "/etc/systemd/system/redis-server.service"
 TLS = "/etc/ssl/quantdesk"
+APP_ENV = "/etc/quantdesk/quantdesk.env"
+APP_SOCKETS = "/opt/quantdesk/current/venv/lib/python3*/site-packages/quantdesk/sockets.py"
+# Its unit is done when it serves.
+APP_RESTART = "systemctl restart 'quantdesk@*.service'"
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
@@ -272,6 +276,30 @@ MUTATIONS = [
         along={28},
     ),
     file(68, "an authority besides the site's", f"{TLS}/ca.crt", f"cat {TLS}/host.crt >> {TLS}/ca.crt"),
+    Mutation(
+        59,
+        "users may name themselves, from the next start on",
+        f"cp -a {APP_ENV} /root/audit-59; echo 'AUTH_DEVELOPMENT_USERS=\"true\"' >> {APP_ENV}",
+        f"mv /root/audit-59 {APP_ENV}",
+        host="app1",
+    ),
+    Mutation(
+        60,
+        "users name themselves",
+        f"cp -a {APP_ENV} /root/audit-60; sed -i 's/^APP_ENV=.*/APP_ENV=test/' {APP_ENV}; "
+        f"echo AUTH_DEVELOPMENT_USERS=true >> {APP_ENV}; {APP_RESTART}",
+        f"mv /root/audit-60 {APP_ENV}; {APP_RESTART}",
+        host="app1",
+        along={59},
+    ),
+    Mutation(
+        61,
+        "WebSockets for everybody",
+        f"cp -a {APP_SOCKETS} /root/audit-61; sed -i 's/^        if admin:$/        if True:/' {APP_SOCKETS}; "
+        f"! cmp -s {APP_SOCKETS} /root/audit-61; {APP_RESTART}",
+        f"mv /root/audit-61 {APP_SOCKETS}; {APP_RESTART}",
+        host="app1",
+    ),
 ]
 UNREACHED = {
     14: "topology standalone has no Sentinel",
@@ -281,6 +309,7 @@ UNREACHED = {
     **dict.fromkeys((43, 44, 45, 46), "the small lab has no backups: test_boundaries.py does it in molecule/recovery"),
     66: "the small lab has no balancer: molecule/scaled/tests/test_between_hosts.py takes the protection away there",
     67: "the small lab's application serves plaintext: molecule/scaled/tests/test_between_hosts.py asks it there",
+    62: "the small lab has no balancer: molecule/scaled/tests/test_zero_downtime.py takes its limits away there",
     39: "the lab's kernel belongs to this machine; tests/test_redis_checks.py judges invented figures",
 }
 

@@ -16,15 +16,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from conftest import HANG, PATIENT, PATIENT_ENV, TOKEN, free_port, lay_database
+from conftest import (
+    HANG,
+    LENIENT_ENV,
+    PATIENT,
+    PATIENT_ENV,
+    TOKEN,
+    development,
+    free_port,
+    lay_database,
+)
 
-# The headers that ask for a WebSocket.
-HANDSHAKE = (
+# The headers that ask for a WebSocket, of anybody; and of who holds the admin token.
+ANONYMOUS_HANDSHAKE = (
     "Upgrade: websocket",
     "Connection: Upgrade",
     "Sec-WebSocket-Version: 13",
     f"Sec-WebSocket-Key: {base64.b64encode(b'x' * 16).decode()}",
 )
+HANDSHAKE = (*ANONYMOUS_HANDSHAKE, f"Authorization: Bearer {TOKEN}")
 
 # Passes a listening socket on as systemd does, and becomes the command.
 _PASS_ON = """
@@ -70,6 +80,7 @@ class Process:
         if listener:
             words = ["-c", _PASS_ON, str(listener.fileno()), *words]
         lay_database(folder)
+        self.folder = folder
         self._log = folder / f"{self.port}-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.popen = subprocess.Popen(
@@ -79,8 +90,9 @@ class Process:
                     "STATE_DIRECTORY": str(folder),
                     "PORT": str(self.port),
                     "ADMIN_TOKEN": TOKEN,
-                    "RATE_LIMIT": "1000000/minute",
+                    **LENIENT_ENV,
                     **PATIENT_ENV,
+                    **development(env),
                     **env,
                 },
                 pass_fds=(listener.fileno(),) if listener else (),

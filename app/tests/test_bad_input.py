@@ -17,6 +17,7 @@ from redis import Redis
 
 from conftest import AUTH, HANG, TOKEN, Server
 from processes import Process, client, request
+from quantdesk.sessions import key_name
 
 # Keys that no request of these tests may touch.
 BYSTANDERS = {
@@ -35,6 +36,9 @@ BYSTANDERS = {
 } | {"price:A": b"bystander", "session": b"bystander"}
 
 
+JSON = {"Content-Type": "application/json"}
+
+
 class Target:
     """The command with a Redis, its database, and a session."""
 
@@ -47,7 +51,7 @@ class Target:
             written = self.http.put(f"/api/prices/{symbol}", json={"price": "10"}, headers=AUTH)
             assert written.status_code == 200
         begun = self.http.post("/api/sessions", json={"user": "alice"})
-        self.session = {"Cookie": f"session={begun.cookies['session']}"}
+        self.session = {"Cookie": f"session={begun.cookies['session']}", **JSON}
         self.http.cookies.clear()
 
     def send(self, method: str, path: str, content: bytes = b"") -> httpx.Response:
@@ -399,7 +403,8 @@ KEYS = {
 
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
 async def test_what_is_no_idempotency_key_is_refused(target: Target, key: bytes) -> None:
-    headers = [f"Cookie: {target.session['Cookie']}", "Idempotency-Key: @"]
+    headers = [f"{name}: {value}" for name, value in target.session.items()]
+    headers.append("Idempotency-Key: @")
     body = json.dumps(FIELDS[ORDER][1]).encode()
     sent = request(*ORDER, *headers, body=body).replace(b"Key: @", b"Key: " + key)
     with nothing_changes(target):
@@ -415,7 +420,8 @@ async def test_a_header_with_a_control_character_is_no_other_header(
     target: Target, injected: bytes
 ) -> None:
     # Where it ends the line, what follows is a header of the client's own, and does no harm.
-    headers = [f"Cookie: {target.session['Cookie']}", "Idempotency-Key: @"]
+    headers = [f"{name}: {value}" for name, value in target.session.items()]
+    headers.append("Idempotency-Key: @")
     body = json.dumps(FIELDS[ORDER][1] | {"symbol": "NONE"}).encode()
     value = b"key" + injected + b"Set-Cookie: session=x"
     sent = request(*ORDER, *headers, body=body).replace(b"@", value)
@@ -468,7 +474,7 @@ def test_nothing_but_a_session_is_one(target: Target) -> None:
     ]
     with nothing_changes(target):
         for cookie in cookies:
-            headers = {b"Cookie": cookie.encode("latin-1")}
+            headers = {b"Cookie": cookie.encode("latin-1"), b"Content-Type": b"application/json"}
             for method, path, body in (
                 ("GET", "/api/sessions/current", b""),
                 ("DELETE", "/api/sessions/current", b""),
@@ -481,7 +487,7 @@ def test_nothing_but_a_session_is_one(target: Target) -> None:
                 answer = target.http.request(method, path, content=body, headers=headers)
                 assert refused(answer) == 401, cookie
     # What names no session is not kept as one, either.
-    assert not target.redis.exists(f"qd:development:session:{'A' * 43}")
+    assert not target.redis.exists(f"qd:development:session:{key_name('A' * 43)}")
 
 
 def test_a_session_that_has_expired_or_that_the_client_made_up_is_none(target: Target) -> None:
@@ -491,7 +497,7 @@ def test_a_session_that_has_expired_or_that_the_client_made_up_is_none(target: T
     with closing(sqlite3.connect(target.database)) as database:
         database.execute("UPDATE sessions SET expires_at = '2020-01-01' WHERE user_name = 'bob'")
         database.commit()
-    target.redis.delete(f"qd:development:session:{begun.cookies['session']}")
+    target.redis.delete(f"qd:development:session:{key_name(begun.cookies['session'])}")
     made_up = {"Cookie": f"session={'f' * 43}"}
     for cookie in (expired, made_up):
         for method in ("GET", "DELETE"):

@@ -165,7 +165,7 @@ async def test_session_ends(database: Database) -> None:
     await database.delete_session(ID)
     assert await database.session(ID) is None
     await database.create_session("a" * 43, "alice", 60)
-    await database.create_session("b" * 43, "bob", 60, replaced="a" * 43)
+    await database.create_session("b" * 43, "bob", 60, replaced=["a" * 43])
     assert await database.session("a" * 43) is None
     assert await database.session("b" * 43) is not None
 

@@ -166,7 +166,7 @@ async def test_start_without_anything_to_migrate_leaves_alembic_alone(database_u
 async def test_failed_migration_changes_nothing_and_says_why(engine: AsyncEngine) -> None:
     # In the way of the second revision, after the first has taken the prices over.
     await execute(engine, *legacy(engine), "CREATE TABLE orders (number INTEGER)")
-    with pytest.raises(migrate.MigrationError, match=r"nothing to 0002 failed: .*orders"):
+    with pytest.raises(migrate.MigrationError, match=r"nothing to 0003 failed: .*orders"):
         await migrate.upgrade(engine)
     assert await tables(engine) == {"prices", "orders"}
     await execute(engine, LEGACY_WRITE.format(symbol="A"), "DROP TABLE orders")

@@ -387,7 +387,8 @@ async def test_a_body_that_nobody_reads_is_not_waited_for_either(hasty: Process)
     await asyncio.gather(
         come(request("POST", "/nowhere", size), 404),
         come(request("GET", "/health", size), 200),
-        come(request("PUT", "/api/prices/A", size), 401),
+        come(request("PUT", "/api/prices/A", "Content-Type: application/json", size), 401),
+        come(request("PUT", "/api/prices/A", size), 415),
         come(request("PUT", "/api/prices/A", AUTHORIZATION, size), 413),
     )
 

@@ -1,4 +1,5 @@
 import datetime as dt
+import hashlib
 import re
 import signal
 import time
@@ -10,16 +11,17 @@ from redis import Redis
 from sqlalchemy import event, text
 
 from conftest import AUTH, Calendar, Running, Server, Start, expires_as_set
-from logins import id_in, log_in
+from logins import Issuer, id_in, log_in
 from quantdesk import database
 from quantdesk import sessions as module
 
 CURRENT = "/api/sessions/current"
 WELL_FORMED = "A" * 43
+JSON = {"Content-Type": "application/json"}
 
 
 def key(headers: dict[str, str]) -> str:
-    return f"qd:development:session:{id_in(headers)}"
+    return f"qd:development:session:{hashlib.sha256(id_in(headers).encode()).hexdigest()}"
 
 
 @contextmanager
@@ -56,10 +58,10 @@ async def test_session_begins_with_a_cookie_and_is_in_redis(
     created, expires = (dt.datetime.fromisoformat(data[f"{at}At"]) for at in ("created", "expires"))
     assert expires - created == dt.timedelta(hours=1)
     cookie = answer.headers["Set-Cookie"]
-    form = r"session=([A-Za-z0-9_-]{43}); HttpOnly; SameSite=Lax; Path=/; Max-Age=3600"
+    form = r"session=([A-Za-z0-9_-]{43}); HttpOnly; Max-Age=3600; Path=/; SameSite=strict"
     match = re.fullmatch(form, cookie)
     assert match is not None
-    assert expires_as_set(raw, f"qd:development:session:{match[1]}", 3600, began)
+    assert expires_as_set(raw, key({"Cookie": f"session={match[1]}"}), 3600, began)
     read = await app.get(CURRENT)
     assert (read.status_code, read.headers["X-Cache"]) == (200, "HIT")
     assert read.json() == answer.json()
@@ -67,16 +69,29 @@ async def test_session_begins_with_a_cookie_and_is_in_redis(
 
 
 async def test_cookie_is_secure_in_production(start: Start) -> None:
-    app = await start(APP_ENV="production", ADMIN_TOKEN="t" * 32)
-    answer = await app.client.post("/api/sessions")
-    assert answer.headers["Set-Cookie"].endswith("; Max-Age=3600; Secure")
+    issuer = Issuer()
+    app = await start(APP_ENV="production", ADMIN_TOKEN="t" * 32, **issuer.env)
+    begun = await app.client.post("/api/sessions", json={"assertion": issuer.sign("alice")})
+    assert begun.status_code == 201, begun.text
+    (cookie,) = begun.headers.get_list("Set-Cookie")
+    attributes = "; HttpOnly; Max-Age=3600; Path=/; SameSite=strict; Secure"
+    assert re.fullmatch(rf"__Host-session=[A-Za-z0-9_-]{{43}}{attributes}", cookie)
+    # By no other name: another host of the domain could set that one.
+    value = cookie.split(";")[0].partition("=")[2]
+    app.client.cookies.clear()
+    for name, status in (("__Host-session", 200), ("session", 401), ("__host-session", 401)):
+        read = await app.client.get(CURRENT, headers={"Cookie": f"{name}={value}"})
+        assert read.status_code == status, name
+    ended = await app.client.delete(CURRENT, headers={"Cookie": f"__Host-session={value}"})
+    (cookie,) = ended.headers.get_list("Set-Cookie")
+    assert cookie == '__Host-session=""; HttpOnly; Max-Age=0; Path=/; SameSite=strict; Secure'
 
 
 async def test_nameless_users_are_different_ones(start: Start) -> None:
     app = await start()
     users = set()
     for body in ("", "{}", '{"other": 1}'):
-        answer = await app.client.post("/api/sessions", content=body)
+        answer = await app.client.post("/api/sessions", content=body, headers=JSON)
         assert answer.status_code == 201
         users.add(answer.json()["data"]["user"])
     assert len(users) == 3
@@ -102,7 +117,7 @@ async def test_nameless_users_are_different_ones(start: Start) -> None:
 )
 async def test_unacceptable_user_is_refused(start: Start, body: str | bytes, status: int) -> None:
     app = await start()
-    answer = await app.client.post("/api/sessions", content=body)
+    answer = await app.client.post("/api/sessions", content=body, headers=JSON)
     assert answer.status_code == status
     assert answer.json()["success"] is False
     assert "Set-Cookie" not in answer.headers
@@ -168,7 +183,9 @@ async def test_end_of_a_session_is_its_end_everywhere(
     assert (await other.client.get(CURRENT, headers=session)).status_code == 200
     ended = await other.client.delete(CURRENT, headers=session)
     assert (ended.status_code, ended.json()) == (200, {"success": True})
-    assert ended.headers["Set-Cookie"] == ("session=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0")
+    assert ended.headers["Set-Cookie"] == (
+        'session=""; HttpOnly; Max-Age=0; Path=/; SameSite=strict'
+    )
     for instance in (app, other):
         assert (await instance.client.get(CURRENT, headers=session)).status_code == 401
         assert (await instance.client.get(CURRENT, headers=bystander)).status_code == 200

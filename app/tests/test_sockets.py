@@ -108,6 +108,7 @@ async def listening(
     """Open a WebSocket and subscribe to channels."""
     async with connect(
         f"ws://127.0.0.1:{app.port}/ws",
+        additional_headers=AUTH,
         compression=None,
         local_addr=(host, 0),
         max_size=None,

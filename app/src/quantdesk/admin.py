@@ -108,7 +108,9 @@ _CLEAR_SCHEMA: Final = Schema(
 # What every route may answer with that needs the admin token.
 ADMIN_ERRORS: Final = {
     401: error_spec("The token is missing or wrong"),
-    403: error_spec("No token is configured and the caller is not local"),
+    403: error_spec(
+        "No token is configured and the caller is not local, or is a page of another origin"
+    ),
     **LIMIT_ERRORS,
 }
 
@@ -187,8 +189,8 @@ async def stats(services: Services) -> StatsAnswer:
     guards=[require_admin],
     operation_class=describe_body(_CLEAR_SCHEMA),
     responses={
-        **ADMIN_ERRORS,
         **BODY_ERRORS,
+        **ADMIN_ERRORS,
         422: error_spec("The pattern is not one"),
         503: error_spec("Redis is not available"),
     },

@@ -32,6 +32,8 @@ SILENCE: Final = 3.5
 MEMORY: Final = 3600.0
 
 RESET_STATS: Final = b"reset-stats"
+# About the name of a session that was ended before its time.
+SESSION_ENDED: Final = b"session-ended"
 _BEAT: Final = b"beat"
 # Who sends, the message's number, and what it says. Nothing else on the channels is heeded.
 _MESSAGE: Final = re.compile(rb"([0-9a-f]{16}) ([0-9]{1,18}) (.+)", re.DOTALL)
@@ -71,15 +73,15 @@ class Bus:
         # Since when it listens without a break, and whether subscribers were here before that.
         self._since = 0.0
         self._late = False
-        self._listeners: dict[bytes, Callable[[], None]] = {}
+        self._listeners: dict[bytes, Callable[[bytes], None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._refused = False
         self.subscribed = False
         self.received = 0
         self.gaps = 0
 
-    def listen(self, topic: bytes, listener: Callable[[], None]) -> None:
-        """Have `listener` called for each announcement of another instance."""
+    def listen(self, topic: bytes, listener: Callable[[bytes], None]) -> None:
+        """Have `listener` called with what each announcement of another instance is about."""
         self._listeners[topic] = listener
 
     def publish(self, channel: str, text: bytes) -> None:
@@ -88,10 +90,10 @@ class Bus:
         self._number += 1
         self._send(f"{self._prefix}ws:{channel}", text)
 
-    def announce(self, topic: bytes) -> None:
+    def announce(self, topic: bytes, about: bytes = b"") -> None:
         """Tell the other instances something, as far as Redis reaches them."""
         self._number += 1
-        self._send(self._control, topic)
+        self._send(self._control, b"%b %b" % (topic, about) if about else topic)
 
     async def start(self) -> None:
         """Subscribe now, and again whenever Redis has been away."""
@@ -199,8 +201,10 @@ class Bus:
         self.received += 1
         if channel.startswith(self._relayed):
             self._hub.deliver(channel[len(self._relayed) :].decode(errors="replace"), body)
-        elif (listener := self._listeners.get(body)) is not None:
-            listener()
+            return
+        topic, _, about = body.partition(b" ")
+        if (listener := self._listeners.get(topic)) is not None:
+            listener(about)
 
     def _follow(self, source: bytes, number: int, *, beat: bool) -> None:
         """Compare a message's number with what was heard before; tell of a hole."""

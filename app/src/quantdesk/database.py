@@ -33,7 +33,15 @@ from quantdesk import migrate
 from quantdesk.cache import Loaded
 from quantdesk.decimals import INTEGER_DIGITS
 from quantdesk.postgres import parse_address
-from quantdesk.tables import accounts, orders, positions, presence, prices, sessions
+from quantdesk.tables import (
+    accounts,
+    assertions,
+    orders,
+    positions,
+    presence,
+    prices,
+    sessions,
+)
 
 # Seconds. A health check must answer sooner than whoever asks for it gives up, and an operation
 # sooner than its caller. Within an operation's time a database's own limits come first, so that
@@ -55,7 +63,11 @@ SQLITE_POOL_SIZE: Final = 5
 # Prices that are committed together at most.
 PRICE_BATCH: Final = 500
 
-# Each session that begins clears so many away that have expired, so there are never many.
+# How long a start expects instances of a release that began sessions otherwise, at least.
+OVERLAP: Final = dt.timedelta(minutes=15)
+
+# Each session that begins clears so many sessions and assertions away that have expired, so there
+# are never many.
 EXPIRED_BATCH: Final = 10
 
 # Enough digits for the exact product of two decimals as callers may send them, and for a sum of
@@ -168,6 +180,10 @@ class Unavailable(SQLAlchemyError):
     """
 
 
+class AssertionUsed(Exception):
+    """The assertion has begun a session before; nothing was changed."""
+
+
 class OrderRefused(Exception):
     """The order can't be placed; nothing was changed. The text is for the caller."""
 
@@ -202,6 +218,8 @@ class Database:
             if dialect == "postgresql"
             else self.engine
         )
+        # Until when sessions of a release before this one's may live; see `mixed`.
+        self._mixed_until = dt.datetime.min.replace(tzinfo=dt.UTC)
         self._ticked = dt.datetime.min.replace(tzinfo=dt.UTC)
         self._price_writes: list[_PriceWrite] = []
         self._price_writer: asyncio.Task[None] | None = None
@@ -216,6 +234,7 @@ class Database:
             if self.engine.dialect.name == "sqlite":
                 await _write_ahead(self.engine)
             await migrate.upgrade(self.engine)
+            await self._look_for_old_sessions()
         except (OSError, TimeoutError) as error:
             raise Unavailable(_why(error)) from error
 
@@ -305,10 +324,31 @@ class Database:
 
     # Sessions.
 
+    @property
+    def mixed(self) -> bool:
+        """Whether a release of before revision 0003 may be running beside this one.
+
+        It reads another cookie, and keeps and removes sessions in Redis under another name. That
+        ends by itself with the last session that such a release has begun.
+        """
+        return _now() < self._mixed_until
+
     async def create_session(
-        self, session_id: str, user: str, lifetime: int, *, replaced: str | None = None
+        self,
+        session_id: str,
+        user: str,
+        lifetime: int,
+        *,
+        replaced: Sequence[str] = (),
+        assertion: tuple[bytes, dt.datetime] | None = None,
     ) -> Loaded[Session]:
-        """Begin a session of `lifetime` seconds, and end the one whose id is `replaced`."""
+        """Begin a session of `lifetime` seconds, and end those whose ids are `replaced`.
+
+        `assertion` is what it begins with: a digest, and when that may be forgotten.
+
+        Raises:
+            AssertionUsed: another session has begun with it.
+        """
         now = _now()
         session = Session(user, now, now + dt.timedelta(seconds=lifetime))
         expired = select(sessions.c.id_hash).where(sessions.c.expires_at <= now)
@@ -316,29 +356,58 @@ class Database:
         expired = expired.limit(EXPIRED_BATCH).with_for_update(skip_locked=True)
 
         async def work(connection: AsyncConnection) -> None:
+            if assertion is not None:
+                await self._use(connection, *assertion, now)
             row = {
                 "id_hash": _digest(session_id),
                 "user_name": user,
                 "created_at": session.created_at,
                 "expires_at": session.expires_at,
+                "host_cookie": True,
             }
             await connection.execute(sessions.insert().values(row))
-            if replaced is not None:
-                await connection.execute(_session(replaced))
+            for former in replaced:
+                await connection.execute(_session(former))
             await connection.execute(delete(sessions).where(sessions.c.id_hash.in_(expired)))
 
         await self._run(work)
         return Loaded(session, version=1, ttl=lifetime)
 
-    async def session(self, session_id: str) -> Loaded[Session] | None:
-        """Return the session, None if there is none or it has expired. It may be kept as long."""
+    async def _use(
+        self,
+        connection: AsyncConnection,
+        digest: bytes,
+        forget_after: dt.datetime,
+        now: dt.datetime,
+    ) -> None:
+        """Note that an assertion is used; raises AssertionUsed if it was before."""
+        row = {"digest": digest, "forget_after": forget_after}
+        # Of two at the same time, the second waits here for the first one's commit.
+        noted = await connection.execute(
+            self._insert(assertions).values(row).on_conflict_do_nothing()
+        )
+        if not noted.rowcount:
+            raise AssertionUsed
+        useless = select(assertions.c.digest).where(assertions.c.forget_after <= now)
+        useless = useless.limit(EXPIRED_BATCH).with_for_update(skip_locked=True)
+        await connection.execute(delete(assertions).where(assertions.c.digest.in_(useless)))
+
+    async def session(self, session_id: str, *, old: bool = False) -> Loaded[Session] | None:
+        """Return the session, None if there is none or it has expired. It may be kept as long.
+
+        With `old`, only one that a release of before revision 0003 has begun.
+        """
         query = select(sessions).where(sessions.c.id_hash == _digest(session_id))
+        if old:
+            query = query.where(sessions.c.host_cookie.is_(False))
         row = _only(await self._read(query))
         if row is None:
             return None
         remaining = (row.expires_at - _now()).total_seconds()
         if remaining <= 0:
             return None
+        if old:
+            self._mixed_until = max(self._mixed_until, row.expires_at)
         session = Session(row.user_name, row.created_at, row.expires_at)
         return Loaded(session, version=1, ttl=max(1, int(remaining)))
 
@@ -349,6 +418,13 @@ class Database:
             await connection.execute(_session(session_id))
 
         await self._run(work)
+
+    async def _look_for_old_sessions(self) -> None:
+        query = select(func.max(sessions.c.expires_at).label("last"))
+        row = _only(await self._read(query.where(sessions.c.host_cookie.is_(False))))
+        if row is not None and row.last is not None:
+            # All of them may have expired, and the next one be about to begin.
+            self._mixed_until = max(row.last, _now() + OVERLAP)
 
     # Orders, and what they amount to.
 

@@ -25,6 +25,7 @@ _CODES: Final = {
     408: "request_timeout",
     409: "conflict",
     413: "payload_too_large",
+    415: "unsupported_media_type",
     422: "unprocessable",
     429: "too_many_requests",
     503: "unavailable",
@@ -50,14 +51,17 @@ def error_spec(description: str) -> ResponseSpec:
     return ResponseSpec(ErrorBody, generate_examples=False, description=description)
 
 
-# What every limited route may answer with, every one that asks the database, and every one that
-# reads a body.
+# What every limited route may answer with, every one that asks the database, every one that changes
+# something, and every one that reads a body.
 LIMIT_ERRORS: Final = {429: error_spec("The client's rate limit is used up")}
 COMMON_ERRORS: Final = {**LIMIT_ERRORS, 503: error_spec("The database is not available")}
+ORIGIN_ERRORS: Final = {403: error_spec("The request is of a page of another origin")}
 BODY_ERRORS: Final = {
+    **ORIGIN_ERRORS,
     400: error_spec("The body is not JSON"),
     408: error_spec("The body did not arrive in time"),
     413: error_spec("The body is too large"),
+    415: error_spec("The body is not declared to be application/json"),
 }
 
 

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, cast
 
+from litestar.exceptions import HTTPException, NotFoundException
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from quantdesk.admin import admin_token_shown
 from quantdesk.errors import TooManyRequests, answer_to
 from quantdesk.limits import Decision
 from quantdesk.metrics import Metrics
+from quantdesk.origins import SAFE, Origins
 from quantdesk.prices import ROUTE, SYMBOL, NoPrice, start_read
 from quantdesk.sockets import Sockets, refuse
 from quantdesk.state import State
@@ -26,6 +28,8 @@ Headers = list[tuple[bytes, bytes]]
 PRICES: Final = "/api/prices/"
 # Below it everything counts against the client's limit, but for what asks after health.
 API: Final = "/api/"
+# What begins a session, without one that a foreign page would need.
+LOGIN: Final = "/api/sessions"
 UNLIMITED: Final = frozenset({"/api/redis/health"})
 
 _JSON: Final = (b"content-type", b"application/json")
@@ -40,7 +44,8 @@ class Front:
         self._services = services
         self._limiter = services.limiter
         self._requests = metrics.requests
-        self._sockets = Sockets(services.hub)
+        self._origins = Origins(services.settings)
+        self._sockets = Sockets(services, self._origins)
         self._limit = (b"ratelimit-limit", b"%d" % services.limiter.limit)
         self._identify = identifier(services.settings.trusted_proxies)
         self.draining = False
@@ -54,7 +59,7 @@ class Front:
             if scope["path"] == "/ws":
                 await self._sockets.serve(scope, receive, send, self._identify(scope))
             else:
-                await refuse(send, 404, "not_found", "There is no WebSocket here")
+                await refuse(send, NotFoundException("There is no WebSocket here"))
         else:
             await self._routes(scope, receive, send)
 
@@ -114,7 +119,19 @@ class Front:
         decision = limiting if isinstance(limiting, Decision) else await limiting
         if not decision.allowed:
             return await self._refuse(send, decision)
+        foreign = self._foreign(scope)
+        if foreign is not None:
+            return await self._answer(
+                send, *answer_to(foreign, scope["method"]), self._told(decision)
+            )
         return await self._common(scope, receive, send, self._told(decision))
+
+    def _foreign(self, scope: HTTPScope) -> HTTPException | None:
+        """Return the refusal of what a foreign page may have made a browser send."""
+        # No browser shows the token, as it would show a cookie.
+        if scope["method"] in SAFE or admin_token_shown(scope["headers"], self._services.settings):
+            return None
+        return self._origins.check(scope["headers"], body=scope["path"] == LOGIN)
 
     def _limiting(self, scope: HTTPScope) -> "Decision | asyncio.Future[Decision]":
         client = self._identify(scope)

@@ -33,12 +33,16 @@ def text_frame(text: bytes) -> bytes:
 
 
 class Subscriber:
-    """One WebSocket. What is pushed in one turn of the event loop leaves in one write."""
+    """One WebSocket. What is pushed in one turn of the event loop leaves in one write.
 
-    __slots__ = ("channels", "frames", "outbox")
+    `ended` is called when the session that it was opened with ends.
+    """
 
-    def __init__(self, frames: Frames) -> None:
+    __slots__ = ("channels", "ended", "frames", "outbox")
+
+    def __init__(self, frames: Frames, ended: Callable[[], None] = lambda: None) -> None:
         self.frames: Final = frames
+        self.ended: Final = ended
         self.outbox: list[bytes] = []
         self.channels: set[str] = set()
 
@@ -51,7 +55,26 @@ class Hub:
         self.delivered = 0
         self.dropped = 0
         self._channels: dict[str, set[Subscriber]] = {}
+        # Subscribers by the name of their session.
+        self.sessions: dict[str, set[Subscriber]] = {}
         self._dirty: list[Subscriber] = []
+
+    def join(self, subscriber: Subscriber, session: str) -> None:
+        """Have a subscriber end with its session."""
+        self.sessions.setdefault(session, set()).add(subscriber)
+
+    def part(self, subscriber: Subscriber, session: str) -> None:
+        """End that."""
+        members = self.sessions.get(session)
+        if members is not None:
+            members.discard(subscriber)
+            if not members:
+                del self.sessions[session]
+
+    def end_session(self, session: str) -> None:
+        """End the subscribers of a session."""
+        for subscriber in list(self.sessions.get(session, ())):
+            subscriber.ended()
 
     def subscribe(self, subscriber: Subscriber, channel: str) -> None:
         """Have a subscriber receive a channel's messages; again changes nothing."""

@@ -40,11 +40,14 @@ class _Batch:
 class Limiter:
     """Counts the requests of each client. It never fails: without Redis it counts here."""
 
-    def __init__(self, gateway: Gateway, env_name: str, limit: RateLimit) -> None:
+    def __init__(
+        self, gateway: Gateway, env_name: str, limit: RateLimit, counted: str = ""
+    ) -> None:
+        """Count what `counted` names; without it, requests."""
         self.limit: Final = limit.requests
         self._period = float(limit.period)
         self._gateway = gateway
-        self._prefix = f"qd:{env_name}:ratelimit:"
+        self._prefix = f"qd:{env_name}:ratelimit:{counted and counted + ':'}"
         self._batches: dict[str, _Batch] = {}
         # Windows that are counted here, and those that Redis said are used up (with a count of the
         # limit): a client that is refused is refused until its window ends, so that a flood costs

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 # All revisions that this release knows, oldest first. They are named here as well, so that an
 # ordinary start need not import Alembic to learn that there is nothing to do.
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 HEAD: Final = REVISIONS[-1]
 
 # Seconds: that an instance waits for another one's migration, that a statement waits for the locks

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from quantdesk.assertions import KEYS_FORM, AuthSettings, Key, KeysError, parse_keys, read_keys
 from quantdesk.postgres import FORM as POSTGRES_FORM
 from quantdesk.postgres import VERIFYING, AddressError, PostgresAddress, parse_address
 
@@ -35,6 +36,8 @@ _PERIODS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _ENV_NAME: Final = re.compile(r"[!-9;-~]{1,64}", re.ASCII)
 _HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
 _TOKEN: Final = re.compile(r"[!-~]+", re.ASCII)
+_CLAIM: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,128}", re.ASCII)
+_PORTS: Final = {"http": 80, "https": 443}
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)", re.ASCII)
 
 
@@ -123,8 +126,8 @@ class RateLimit:
 class Settings:
     """All that the environment decides.
 
-    `redis` is None when Redis is disabled, `redis_state` when there is no second one, and `tls`
-    when the listener takes plaintext alone.
+    `redis` is None when Redis is disabled, `redis_state` when there is no second one, `tls` when
+    the listener takes plaintext alone, and `auth` where nobody's assertions count.
     """
 
     redis: RedisSettings | None
@@ -136,8 +139,14 @@ class Settings:
     tls: TlsSettings | None
     database_url: str = field(repr=False)
     admin_token: Secret | None
+    auth: AuthSettings | None
+    development_users: bool
+    allowed_origins: tuple[str, ...]
     ttl: CacheTtls
     rate_limit: RateLimit
+    socket_rate_limit: RateLimit
+    socket_address_rate_limit: RateLimit
+    sockets_per_session: int
     trusted_proxies: tuple[str, ...]
     log_level: LogLevel
     log_format: LogFormat
@@ -171,6 +180,9 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         tls=_listener_tls(reader),
         database_url=_database_url(reader, app_env),
         admin_token=_admin_token(reader, app_env),
+        auth=_auth(reader),
+        development_users=_development_users(reader, app_env),
+        allowed_origins=_allowed_origins(reader),
         ttl=CacheTtls(
             price=_ttl(reader, "PRICE", 1),
             portfolio=_ttl(reader, "PORTFOLIO", 5),
@@ -178,7 +190,10 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             session=_ttl(reader, "SESSION", 3600),
             presence=_ttl(reader, "PRESENCE", 65),
         ),
-        rate_limit=_rate_limit(reader),
+        rate_limit=_rate_limit(reader, "RATE_LIMIT", "100/minute"),
+        socket_rate_limit=_rate_limit(reader, "SOCKET_RATE_LIMIT", "60/minute"),
+        socket_address_rate_limit=_rate_limit(reader, "SOCKET_ADDRESS_RATE_LIMIT", "1200/minute"),
+        sockets_per_session=reader.integer("SOCKETS_PER_SESSION", 16, 1, 512),
         trusted_proxies=_trusted_proxies(reader),
         log_level=reader.choice("LOG_LEVEL", "info", _LOG_LEVELS),
         log_format=reader.choice(
@@ -293,9 +308,9 @@ def _ttl(reader: _Reader, kind: str, default: int) -> int:
     return reader.integer(f"CACHE_TTL_{kind}", default, 1, 31_536_000)
 
 
-def _rate_limit(reader: _Reader) -> RateLimit:
+def _rate_limit(reader: _Reader, name: str, default: str) -> RateLimit:
     value = reader.matching(
-        "RATE_LIMIT", "100/minute", _RATE, "a number, a slash and second, minute, hour or day"
+        name, default, _RATE, "a number, a slash and second, minute, hour or day"
     )
     requests, period = value.split("/")
     return RateLimit(int(requests), _PERIODS[period])
@@ -323,6 +338,86 @@ def _admin_token(reader: _Reader, app_env: AppEnv) -> Secret | None:
             f"at least {MIN_PRODUCTION_TOKEN} characters in production",
         )
     return token
+
+
+def _auth(reader: _Reader) -> AuthSettings | None:
+    keys_file = reader.text("AUTH_KEYS_FILE")
+    named = reader.text("AUTH_ISSUER") or reader.text("AUTH_AUDIENCE")
+    text = reader.text("AUTH_KEYS")
+    settings = AuthSettings(
+        issuer=reader.text("AUTH_ISSUER") or "",
+        audience=reader.text("AUTH_AUDIENCE") or "",
+        keys=_auth_keys(reader, text, keys_file),
+        keys_file=Path(keys_file) if keys_file else None,
+        user_claim=reader.matching("AUTH_USER_CLAIM", "sub", _CLAIM, "the name of a claim"),
+        max_age=reader.integer("AUTH_MAX_AGE", 300, 1, 86_400),
+        leeway=reader.integer("AUTH_LEEWAY", 30, 0, 300),
+    )
+    if text is None and keys_file is None:
+        if named:
+            reader.problem("AUTH_KEYS", "nothing", f"{KEYS_FORM}; or AUTH_KEYS_FILE")
+        return None
+    if not settings.issuer:
+        reader.problem("AUTH_ISSUER", "nothing", "the claim `iss` of the assertions that count")
+    if not settings.audience:
+        reader.problem("AUTH_AUDIENCE", "nothing", "the claim `aud` of assertions for this desk")
+    return settings
+
+
+def _auth_keys(reader: _Reader, text: str | None, keys_file: str | None) -> tuple[Key, ...]:
+    if text is not None and keys_file is not None:
+        reader.problem("AUTH_KEYS_FILE", _shown(keys_file), "one of AUTH_KEYS and AUTH_KEYS_FILE")
+        return ()
+    # A text is not shown: somebody may have put a private key there.
+    name, found = ("AUTH_KEYS", "") if keys_file is None else ("AUTH_KEYS_FILE", _shown(keys_file))
+    try:
+        if keys_file is not None:
+            return read_keys(Path(keys_file))
+        return () if text is None else parse_keys(text)
+    except KeysError as error:
+        reader.problem(name, f"{found} ({error})" if found else str(error), KEYS_FORM)
+    except (OSError, ValueError) as error:
+        reader.problem(name, f"{found} ({_why(error)})", "a readable file")
+    return ()
+
+
+def _development_users(reader: _Reader, app_env: AppEnv) -> bool:
+    allowed = reader.boolean("AUTH_DEVELOPMENT_USERS", False)
+    if allowed and app_env == "production":
+        reader.problem(
+            "AUTH_DEVELOPMENT_USERS",
+            "true",
+            "nothing in production, as with it anybody may begin a session as any user",
+        )
+    return allowed
+
+
+def _allowed_origins(reader: _Reader) -> tuple[str, ...]:
+    value = reader.text("ALLOWED_ORIGINS")
+    if value is None:
+        return ()
+    origins = tuple(item.strip() for item in value.split(","))
+    if not all(map(_is_origin, origins)):
+        reader.problem(
+            "ALLOWED_ORIGINS",
+            _shown(value),
+            "origins in small letters with commas between them, such as https://desk.example.com",
+        )
+    return origins
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return (
+            url.scheme in _PORTS
+            and bool(url.hostname)
+            and url.username is None
+            and url.port not in (0, _PORTS[url.scheme])
+            and text == f"{url.scheme}://{url.netloc}".lower()
+        )
+    except ValueError:
+        return False
 
 
 def _redis(reader: _Reader) -> tuple[RedisSettings | None, RedisSettings | None]:

@@ -1,14 +1,25 @@
-"""WebSockets: what a client may say, and what it is answered."""
+"""WebSockets: who may open one, what a client may say, and what it is answered."""
 
+import asyncio
+import datetime as dt
 import re
-from typing import Any, Final, Literal, cast
+from contextlib import suppress
+from typing import Any, Final, cast
 
 import msgspec
+from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException
 from litestar.types import Receive, Scope, Send
 
-from quantdesk.errors import ErrorBody, ErrorDetail
+from quantdesk.admin import admin_token_shown
+from quantdesk.database import Session
+from quantdesk.errors import ErrorBody, ErrorDetail, TooManyRequests, answer_to
 from quantdesk.hub import Frames, Hub, Subscriber
+from quantdesk.limits import Decision, Limiter
+from quantdesk.origins import Origins
 from quantdesk.prices import SYMBOL
+from quantdesk.sessions import find_session, key_name
+from quantdesk.state import State
 
 # How many sockets one client may have open, and this process in all.
 MAX_PER_CLIENT: Final = 512
@@ -32,31 +43,111 @@ class Request(msgspec.Struct):
 _decoder = msgspec.json.Decoder(Request)
 
 
-class Sockets:
-    """The route `/ws`."""
+class TooManySockets(TooManyRequests):
+    """The client, the session or this process has as many WebSockets as it may have (429)."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    detail = "Too many WebSockets are open"
+
+
+class TooManyHandshakes(TooManyRequests):
+    """The client or the session opens WebSockets too often (429)."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(headers={"Retry-After": str(decision.reset)})
+
+
+class Sockets:
+    """The route `/ws`. It is for sessions, and for who holds the admin token."""
+
+    def __init__(self, services: State, origins: Origins) -> None:
+        self._services = services
+        self._hub: Final[Hub] = services.hub
+        self._origins = origins
         self._clients: dict[str, int] = {}
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
         """Serve one connection of `client`, from its handshake to its end."""
-        if self._hub.open >= MAX_OPEN or self._clients.get(client, 0) >= MAX_PER_CLIENT:
-            await refuse(send, 429, "too_many_requests", "Too many WebSockets are open")
+        try:
+            name, session = await self._admit(scope, client)
+        except Exception as error:  # noqa: BLE001  # every error has its answer
+            await refuse(send, error)
             return
+        await self._serve(scope, receive, send, client, name, session)
+
+    async def _admit(self, scope: Scope, client: str) -> tuple[str, Session | None]:
+        """Return a session and its name, or neither for who holds the admin token.
+
+        Raises:
+            HTTPException: no WebSocket may be opened (401, 403, 429).
+            SQLAlchemyError: whether there is a session is not known.
+        """
+        services = self._services
+        admin = admin_token_shown(scope["headers"], services.settings)
+        # The cheapest refusals first: a flood of handshakes asks neither Redis nor the database.
+        self._check_room(client)
+        if not admin:
+            await _count(services.address_sockets, client)
+        foreign = self._origins.check(scope["headers"], body=False)
+        if foreign is not None:
+            raise foreign
+        if admin:
+            self._check_room(client)
+            return "", None
+        connection: ASGIConnection[Any, Any, Any, Any] = ASGIConnection(scope)
+        found = await find_session(connection.cookies, services)
+        name = key_name(found.id)
+        await _count(services.session_sockets, name)
+        # Last, so that of several that come at once none gets past it.
+        self._check_room(client)
+        if len(self._hub.sessions.get(name, ())) >= services.settings.sockets_per_session:
+            raise TooManySockets
+        return name, found.session
+
+    def _check_room(self, client: str) -> None:
+        if self._hub.open >= MAX_OPEN or self._clients.get(client, 0) >= MAX_PER_CLIENT:
+            raise TooManySockets
+
+    async def _serve(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        client: str,
+        name: str,
+        session: Session | None,
+    ) -> None:
+        frames = cast("dict[str, Frames]", scope["extensions"])[FRAMES]
+        # A socket ends with its session, however that ends.
+        life = asyncio.timeout(None if session is None else _left(session))
+
+        def end() -> None:
+            # Unless it is ending already.
+            with suppress(RuntimeError):
+                life.reschedule(asyncio.get_running_loop().time())
+
+        subscriber = Subscriber(frames, end)
         self._hub.open += 1
         self._clients[client] = self._clients.get(client, 0) + 1
-        frames = cast("dict[str, Frames]", scope["extensions"])[FRAMES]
-        subscriber = Subscriber(frames)
         try:
-            await receive()
-            await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
-            while (message := cast("dict[str, Any]", await receive()))["type"] == (
-                "websocket.receive"
-            ):
-                self._hear(subscriber, message.get("text"))
+            async with life:
+                if session is not None:
+                    self._hub.join(subscriber, name)
+                await receive()
+                await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
+                while (message := cast("dict[str, Any]", await receive()))["type"] == (
+                    "websocket.receive"
+                ):
+                    self._hear(subscriber, message.get("text"))
+        except TimeoutError:
+            # Unless the client has left in this moment.
+            with suppress(RuntimeError):
+                await send(
+                    {"type": "websocket.close", "code": 1008, "reason": "the session has ended"}
+                )
         finally:
             self._hub.leave(subscriber)
+            if session is not None:
+                self._hub.part(subscriber, name)
             self._hub.open -= 1
             self._clients[client] -= 1
             if not self._clients[client]:
@@ -92,11 +183,25 @@ class Sockets:
         return None
 
 
-async def refuse(send: Send, status: Literal[404, 429], code: str, text: str) -> None:
+async def _count(limiter: Limiter, who: str) -> None:
+    """Count one handshake; raises TooManyHandshakes."""
+    limiting = limiter.take(who)
+    decision = limiting if isinstance(limiting, Decision) else await limiting
+    if not decision.allowed:
+        raise TooManyHandshakes(decision)
+
+
+def _left(session: Session) -> float:
+    return (session.expires_at - dt.datetime.now(dt.UTC)).total_seconds()
+
+
+async def refuse(send: Send, error: Exception) -> None:
     """Answer a handshake with an error in place of a WebSocket."""
-    body = msgspec.json.encode(ErrorBody(error=ErrorDetail(code, text)))
+    status, body = answer_to(error, "GET")
     headers = [(b"content-type", b"application/json")]
-    if status == 429:
+    if isinstance(error, HTTPException):
+        headers += [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+    if status == 429 and len(headers) == 1:
         headers.append((b"retry-after", b"60"))
     await send(
         cast("Any", {"type": "websocket.http.response.start", "status": status, "headers": headers})

@@ -9,7 +9,8 @@ from typing import Final, Self, TypeAlias
 
 from litestar.di import NamedDependency
 
-from quantdesk.bus import RESET_STATS, Bus
+from quantdesk.assertions import Authenticator
+from quantdesk.bus import RESET_STATS, SESSION_ENDED, Bus
 from quantdesk.cache import Cache, Stats
 from quantdesk.database import Database
 from quantdesk.gateway import Gateway
@@ -40,6 +41,10 @@ class State:
     cache: Cache
     state_cache: Cache
     limiter: Limiter
+    # Of handshakes of WebSockets, by session and by address.
+    session_sockets: Limiter
+    address_sockets: Limiter
+    authenticator: Authenticator | None
 
     @classmethod
     def build(cls, settings: Settings) -> Self:
@@ -52,7 +57,8 @@ class State:
         hub = Hub()
         bus = Bus(gateway, hub, env_name)
         stats = Stats()
-        bus.listen(RESET_STATS, stats.reset)
+        bus.listen(RESET_STATS, lambda _: stats.reset())
+        bus.listen(SESSION_ENDED, lambda name: hub.end_session(name.decode("latin-1")))
         return cls(
             settings=settings,
             instance=f"{socket.gethostname()}:{settings.port}",
@@ -65,6 +71,13 @@ class State:
             cache=Cache(gateway, env_name, settings.ttl, stats),
             state_cache=Cache(state_gateway, env_name, settings.ttl, stats),
             limiter=Limiter(state_gateway, env_name, settings.rate_limit),
+            session_sockets=Limiter(
+                state_gateway, env_name, settings.socket_rate_limit, "socket-session"
+            ),
+            address_sockets=Limiter(
+                state_gateway, env_name, settings.socket_address_rate_limit, "socket-address"
+            ),
+            authenticator=None if settings.auth is None else Authenticator(settings.auth),
         )
 
     @asynccontextmanager

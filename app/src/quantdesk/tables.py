@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     ForeignKey,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     Uuid,
+    false,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -87,6 +89,16 @@ sessions: Final = Table(
     _user(),
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment, nullable=False, index=True),
+    # Whether its cookie is bound to the host by its name, which releases before 0003 did not do.
+    Column("host_cookie", Boolean, nullable=False, server_default=false()),
+)
+
+# Assertions that have begun a session, by their SHA-256: each may once.
+assertions: Final = Table(
+    "assertions",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("forget_after", Moment, nullable=False, index=True),
 )
 
 # One row per user who has traded. A write of it is the lock on the user's positions and orders.

@@ -195,3 +195,47 @@ def test_without_the_authority_nobody_trusts_it() -> None:
     stranger = http.client.HTTPSConnection(ADDRESS, PORT, timeout=5, context=ssl.create_default_context())
     with pytest.raises(ssl.SSLCertVerificationError):
         stranger.request("GET", "/health")
+
+
+# Opens so many connections at a time, so often; prints how many were open when the first one was refused, and how many
+# there had been. A connection that is refused ends at once; the others wait for what is said on them.
+KNOCK = """
+import select, socket, sys
+address, at_a_time, times = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+came = 0
+for _ in range(times):
+    poll, held = select.poll(), {}
+    for number in range(at_a_time):
+        try:
+            one = socket.create_connection((address, 443), 10)
+        except ConnectionError:
+            break
+        held[one.fileno()] = number, one
+        poll.register(one, select.POLLIN)
+    refused = [held[fd][0] for fd, _ in poll.poll(500)]
+    if refused or len(held) < at_a_time:
+        print(min(refused, default=len(held)), came + min(refused, default=len(held)))
+        break
+    came += at_a_time
+    for _, one in held.values():
+        one.close()
+"""
+
+
+def knock(host: Host, at_a_time: int, times: int) -> list[int]:
+    """Return how many connections were open when the first was refused, and how many there had been by then."""
+    said = host.check_output("python3 -c %s %s %s %s", KNOCK, ADDRESSES["lb1"], str(at_a_time), str(times))
+    return [int(number) for number in said.split()]
+
+
+def test_one_address_has_not_all_connections(outsider: Host) -> None:
+    assert knock(outsider, 700, 1) == [500, 500]
+    # Others are served meanwhile and afterwards, and so is it, once it has closed some.
+    assert ask("GET", "/health")[0] == 200
+
+
+def test_one_address_does_not_come_again_and_again(outsider: Host) -> None:
+    # Of the ten seconds before, some may count as well.
+    _, came = knock(outsider, 250, 20)
+    assert came <= 1000 + 250
+    assert ask("GET", "/health")[0] == 200

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 
 import pytest
 from testinfra.host import Host
-from traffic import ask, listen
+from traffic import ADDRESS, PORT, ask, listen, log_in
 
-from conftest import assert_confined, connect, eventually, health
+from conftest import as_user, assert_confined, assertion, connect, eventually, health
 
 SERVERS = {"app1-3002", "app1-3003", "app2-3002", "app2-3003"}
 STATISTICS = (
@@ -46,13 +47,46 @@ def test_each_instance_answers_what_any_has_written(admin_token: str) -> None:
 
 
 def test_a_session_holds_on_every_host_and_ends_on_every_host() -> None:
-    status, headers, _ = ask("POST", "/api/sessions", {})
-    assert status == 201
+    said = assertion("alice")
+    status, headers, body = ask("POST", "/api/sessions", {"assertion": said})
+    assert (status, body["data"]["user"]) == (201, "alice")
     cookie = headers["Set-Cookie"].split(";")[0]
-    assert "Secure" in headers["Set-Cookie"]
+    assert cookie.startswith("__Host-session=")
+    assert {"Secure", "HttpOnly", "SameSite=strict"} <= set(headers["Set-Cookie"].split("; "))
     assert {ask("GET", "/api/sessions/current", headers={"Cookie": cookie})[0] for _ in range(12)} == {200}
+    # On whichever instance it is shown again.
+    assert {ask("POST", "/api/sessions", {"assertion": said})[0] for _ in range(12)} == {401}
     assert ask("DELETE", "/api/sessions/current", headers={"Cookie": cookie})[0] == 200
     assert {ask("GET", "/api/sessions/current", headers={"Cookie": cookie})[0] for _ in range(12)} == {401}
+
+
+@pytest.mark.parametrize("body", [{"user": "alice"}, {}, {"assertion": "e30.e30."}, None])
+def test_nobody_from_outside_is_a_user_by_saying_so(body: dict[str, str] | None) -> None:
+    assert ask("POST", "/api/sessions", body)[0] == 401
+
+
+def test_a_page_of_another_origin_begins_no_session_and_opens_no_websocket() -> None:
+    foreign = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    assert ask("POST", "/api/sessions", {"assertion": assertion("alice")}, headers=foreign)[0] == 403
+    text = {"Content-Type": "text/plain"}
+    assert ask("POST", "/api/sessions", {"assertion": assertion("alice")}, headers=text)[0] == 415
+    own = {"Origin": f"https://{ADDRESS}:{PORT}", "Sec-Fetch-Site": "same-origin"}
+    assert ask("POST", "/api/sessions", {"assertion": assertion("alice")}, headers=own)[0] == 201
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade["Sec-WebSocket-Key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
+    assert ask("GET", "/ws", headers=upgrade)[0] == 401
+    assert ask("GET", "/ws", headers={**upgrade, "Cookie": log_in("alice"), **foreign})[0] == 403
+
+
+def test_no_sessions_id_is_in_redis() -> None:
+    cookie = log_in("alice")
+    assert ask("GET", "/api/sessions/current", headers={"Cookie": cookie})[0] == 200
+    cli = as_user("redis1", "admin", "127.0.0.1")
+    keys = cli("SCAN 0 MATCH *session* COUNT 1000000")
+    names = [key.split(":")[-1].rstrip("}") for key in keys if ":session:" in key]
+    assert names
+    assert [name for name in names if not re.fullmatch("[0-9a-f]{64}", name)] == []
+    assert cookie.partition("=")[2] not in " ".join(keys)
 
 
 @pytest.mark.parametrize("name", ["app1", "app2"])

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from conftest import LAB, published
+from conftest import LAB, assertion, published
 
 ADDRESS, PORT = "127.0.0.1", published(3443)
 
@@ -127,8 +127,15 @@ def ask(
         connection.close()
 
 
+def log_in(user: str) -> str:
+    """Begin a session through the balancer; return its cookie."""
+    status, headers, body = ask("POST", "/api/sessions", {"assertion": assertion(user)})
+    assert status == 201, body
+    return headers["Set-Cookie"].split(";")[0]
+
+
 class Listener:
-    """A WebSocket for tests that wait.
+    """A WebSocket for tests that wait, of a user with a session.
 
     All of them live on one event loop: of two threads at one TLS connection, as the library's own blocking client has
     them, one can break what the other writes.
@@ -142,9 +149,11 @@ class Listener:
             Listener._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
             Listener._thread.start()
         url = f"wss://{ADDRESS}:{PORT}/ws"
+        cookie = log_in("listener")
 
         async def opened() -> ClientConnection:
-            return await connect(url, ssl=trust(), open_timeout=10, close_timeout=2)
+            headers = {"Cookie": cookie}
+            return await connect(url, additional_headers=headers, ssl=trust(), open_timeout=10, close_timeout=2)
 
         self._socket = self._wait(opened(), 15)
 

@@ -55,8 +55,8 @@ def ask(port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def told(admin: str, command: str) -> str:
-    """Return what the running process answers to a command."""
+def say(admin: str, command: str) -> str:
+    """Return what the admin socket answers."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         client.connect(admin)
@@ -66,7 +66,7 @@ def told(admin: str, command: str) -> str:
 
 def over_tls(admin: str) -> list[str]:
     """Return the backends that the running process reaches over TLS."""
-    lines = [line.split() for line in told(admin, "show servers state app").splitlines()]
+    lines = [line.split() for line in say(admin, "show servers state app").splitlines()]
     names = next(line[1:] for line in lines if line[:1] == ["#"])
     rows = [dict(zip(names, line, strict=False)) for line in lines if len(line) > len(names) // 2 and line[0] != "#"]
     return [row["srv_name"] for row in rows if row.get("srv_use_ssl") == "1"]
@@ -74,10 +74,15 @@ def over_tls(admin: str) -> list[str]:
 
 def backends(admin: str) -> dict[str, str]:
     """Return the state of each backend, as the admin socket tells."""
-    text = told(admin, "show stat")
-    names, *rows = [line.split(",") for line in text.lstrip("# ").splitlines() if line]
+    names, *rows = [line.split(",") for line in say(admin, "show stat").lstrip("# ").splitlines() if line]
     found = [dict(zip(names, row, strict=False)) for row in rows]
     return {row["svname"]: row["status"] for row in found if row["pxname"] == "app" and row["svname"] != "BACKEND"}
+
+
+def counts(admin: str) -> str:
+    """Tell whether connections are counted by address."""
+    tables = [line for line in say(admin, "show table").splitlines() if line.startswith("# table: https,")]
+    return "by address" if any("type: ipv6" in table for table in tables) else "not counted"
 
 
 def let_in(port: int, path: str) -> list[str]:
@@ -99,6 +104,7 @@ def main(port: int, health: str, admin: str, certificate: str, *refused: str) ->
         "certificate": "the one on the disk" if served == hashlib.sha256(disk).hexdigest() else "an older one",
         "backends": backends(admin),
         "over_tls": over_tls(admin),
+        "counts": counts(admin),
         "let_in": [way for path in refused for way in let_in(port, path)],
     }
     print(json.dumps(found))
