@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+
+def _places() -> ModuleType:
+    # What modules on hosts go by, which Ansible does not offer to a filter.
+    name = "quantdesk_backup_places"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, Path(__file__).resolve().parents[1] / "module_utils/backup_places.py"
+        )
+        if spec is None or spec.loader is None:
+            raise ImportError(name)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+backup_places = _places()
 
 
 def text(lines: Iterable[str]) -> str:
@@ -86,22 +108,51 @@ def source_problems(sources: Any) -> list[str]:
     return wrong
 
 
-def host_of(key: str) -> str:
-    """Return the host that a public key is of, as `databackup@NAME` at its end says; empty where nothing says so."""
-    words = str(key).split()
-    return words[-1].removeprefix("databackup@") if words and words[-1].startswith("databackup@") else ""
+def vault_hosts(names: Iterable[str], keys: Iterable[str] = ()) -> list[dict[str, str]]:
+    """Return for the role backup_vault each host with its key; an empty one for those of which none is known."""
+    return [{"name": name, "key": str(key or "")} for name, key in zip_longest(names, keys, fillvalue="")]
 
 
-def keys(given: Iterable[str], known: Iterable[str], hosts: Iterable[str]) -> list[str]:
-    """Return the given keys, and of those known from earlier runs the ones of hosts that gave none."""
-    kept = set(hosts) - {"", *map(host_of, given)}
-    return list(dict.fromkeys([*given, *(key for key in known if host_of(key) in kept)]))
+def vault_host_problems(hosts: Any) -> list[str]:
+    """Return what is wrong with the hosts of the role backup_vault."""
+    if not isinstance(hosts, list):
+        return [f"found {type(hosts).__name__}"]
+    wrong: list[str] = []
+    seen: set[str] = set()
+    for index, host in enumerate(hosts):
+        name = str(host.get("name")) if isinstance(host, Mapping) else ""
+        if not backup_places.NAME.fullmatch(name):
+            wrong.append(f"item {index + 1} has the name {name!r}")
+            continue
+        if name in seen:
+            wrong.append(f"{name} twice")
+        seen.add(name)
+        if host.get("key") and not backup_places.KEY.fullmatch(str(host["key"])):
+            wrong.append(f"{name}: its key is none")
+    return wrong
 
 
-def keys_missing(hosts: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return the hosts of which there is no key."""
-    names = {host_of(key) for key in known}
-    return [host for host in hosts if host not in names]
+def repositories(hosts: Iterable[str], master: str, environment: str) -> list[dict[str, str]]:
+    """Return for backup_repository each host with the password of its repository."""
+    return [{"host": host, "password": backup_places.password(master, environment, host)} for host in hosts]
+
+
+def backup_lines(listed: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return as lines for people what backup_repository has listed, the newest last."""
+    rows = [
+        ("ID", "TIME", "ENVIRONMENT", "HOST", "SOURCE", "ITEMS", "BYTES"),
+        *sorted(
+            (
+                (item["id"][:8], f"{item['time'][:19]}Z", *(str(item.get(name, "?")) for name in ("environment", "host", "source", "items", "bytes")))
+                for repository in listed
+                for item in repository.get("backups", [])
+            ),
+            key=lambda row: row[1],
+        ),
+    ]
+    if len(rows) == 1:
+        return ["there is no backup in any repository"]
+    return [f"{a:<8}  {b:<20}  {c:<12} {d:<12} {e:<12} {f:>10}  {g:>12}".encode("unicode_escape").decode() for a, b, c, d, e, f, g in rows]
 
 
 def phase(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> dict[str, Any]:
@@ -117,8 +168,13 @@ class FilterModule:
         return {
             "rebuild_phase": phase,
             "backup_text": text,
-            "backup_keys": keys,
-            "backup_keys_missing": keys_missing,
+            "backup_account": backup_places.account,
+            "backup_guest": backup_places.guest,
+            "backup_host_password": backup_places.password,
+            "backup_repositories": repositories,
+            "backup_lines": backup_lines,
+            "backup_vault_hosts": vault_hosts,
+            "backup_vault_host_problems": vault_host_problems,
             "backup_program": program,
             "backup_source_files": source_files,
             "backup_retention": retention,

@@ -23,9 +23,10 @@ options:
   state:
     description:
       - V(listed) lists the backups. V(maintained) removes stale locks and what the policy does not keep, and checks the
-        repository. V(surveyed) tells whose backups are in the repository that all hosts shared, V(migrated) copies them.
+        repository. V(noted) tells how long ago that was. V(surveyed) tells whose backups are in the repository that all
+        hosts shared, V(migrated) copies them.
     type: str
-    choices: [listed, maintained, surveyed, migrated]
+    choices: [listed, maintained, noted, surveyed, migrated]
     required: true
   retention: {description: "What to keep, such as {daily: 7}.", type: dict, default: {}}
   subset: {description: "How much of the data a check reads, such as 5%.", type: str, default: ""}
@@ -39,6 +40,7 @@ repositories:
   description: A dictionary for each repository, with what was found and done, or `failed` and the reason.
   type: list
   returned: always
+ages: {description: "Of V(noted): seconds since each repository was maintained or made.", type: dict, returned: when noted}
 hosts: {description: "Of V(surveyed): the hosts with backups of the environment, and how many.", type: dict, returned: when surveyed}
 left: {description: "Of V(surveyed): snapshots of other environments, and such that no program of ours has made.", type: int, returned: when surveyed}
 """
@@ -387,6 +389,20 @@ def note(module: AnsibleModule, results: list[dict[str, Any]]) -> None:
     Candidate(path, json.dumps(known, indent=2) + "\n", lambda target: os.chmod(target, 0o600)).replace(keep=False)
 
 
+def ages(path: str, environment: str) -> dict[str, int]:
+    """Return how many seconds ago each repository of an environment was maintained; one that is new, was made."""
+    folder = f"{path}/{environment}"
+    known: dict[str, float] = json.loads(read(f"{STATE}/{environment}.json") or "{}")
+    found: dict[str, int] = {}
+    for host in sorted(os.listdir(folder)) if is_plain_folder(folder) else []:
+        try:
+            made = os.lstat(f"{folder}/{host}/config").st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found[host] = round(time.time() - max(made, known.get(host, 0)))
+    return found
+
+
 def main() -> None:
     """Run as Ansible runs a module."""
     module = AnsibleModule(
@@ -402,7 +418,7 @@ def main() -> None:
                     "password": {"type": "str", "required": True, "no_log": True},
                 },
             },
-            "state": {"type": "str", "choices": ["listed", "maintained", "surveyed", "migrated"], "required": True},
+            "state": {"type": "str", "choices": ["listed", "maintained", "noted", "surveyed", "migrated"], "required": True},
             "retention": {"type": "dict", "default": {}},
             "subset": {"type": "str", "default": ""},
             "lock_timeout": {"type": "int", "default": 300},
@@ -418,6 +434,8 @@ def main() -> None:
         module.fail_json(msg="found a name that is none; expected names of an environment and of hosts")
     if state == "maintained" and not module.params["retention"]:
         module.fail_json(msg="retention: found nothing; expected what to keep, such as {daily: 7}")
+    if state == "noted":
+        module.exit_json(changed=False, ages=ages(path, environment), repositories=[])
     single = Single(module.params["single"] or "", module.params["single_password"] or "")
     try:
         old = single.of(environment) if state in ("surveyed", "migrated") else {}

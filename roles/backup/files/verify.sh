@@ -15,4 +15,5 @@ echo "owners=$(find "$config" "$state" ! -user root -printf '%p ' 2>/dev/null)"
 echo "spool=$(find "$state/spool" -type f -printf '%p ' 2>/dev/null)"
 # The repository's own word: its configuration cannot be read without the password.
 echo "encrypted=$(databackup --json encrypted 2>/dev/null)"
+echo "password=$(sha256sum <"$config/password" | cut -d' ' -f1)"
 echo "failed=$(systemctl list-units --state failed --plain --no-legend 'databackup*' | cut -d' ' -f1 | tr '\n' ' ')"
