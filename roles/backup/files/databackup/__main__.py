@@ -8,7 +8,7 @@
     databackup repair NAME [--replica HOST:PORT] [--way replica|restore|fix] [--confirm]
     databackup adopt NAME --plan FILE       put a new Redis server in the place of an old one (the role redis writes FILE)
     databackup status [NAME]                when each source was last backed up
-    databackup maintain                     forget what is too old, and check the repository
+    databackup maintain                     check the repository; forget what is too old, where this host is to do so
     databackup init | check | encrypted | unlock    the repository itself
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 75 another run has the source.
@@ -270,9 +270,13 @@ def tell_status(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def maintain(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Forget what the policy does not keep, remove what a cut-off run has left, and check the repository."""
+    """Check the repository; where nobody else maintains it, forget what the policy does not keep before."""
     repository = settings.repository(arguments.config)
     restic = Restic(repository)
+    if not repository.retention:
+        return check(arguments)
+    # Of runs that were cut off: nobody but this host has one here.
+    restic.run("unlock", "--quiet", what="stale locks cannot be removed")
     left = catalog.orphans(restic, datetime.now(UTC) - timedelta(hours=1))
     if left:
         say(f"Removing {len(left)} snapshots of runs that were cut off")
@@ -295,7 +299,17 @@ def check(arguments: argparse.Namespace) -> dict[str, Any]:
     """Have restic check the repository."""
     repository = settings.repository(arguments.config)
     say("Checking the repository")
-    Restic(repository).run("check", *repository.check, what="the repository is not sound")
+    restic = Restic(repository)
+    # Without a lock, which would have backups wait for as long as it takes.
+    words = ["check", "--no-lock", *repository.check]
+    try:
+        restic.run(*words, what="the repository is not sound")
+    except Failed:
+        # A backup that ends meanwhile looks like damage. None does while each source is held.
+        with ExitStack() as stack:
+            for name in settings.names(arguments.config):
+                stack.enter_context(only_one(settings.source(name, arguments.config), "a check", wait=60.0))
+            restic.run(*words, what="the repository is not sound")
     say("The repository is sound")
     return {"sound": True}
 
@@ -328,8 +342,14 @@ def encrypted(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def unlock(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Remove all locks of the repository."""
-    Restic(settings.repository(arguments.config)).run("unlock", "--remove-all", what="the locks cannot be removed")
+    """Remove the locks of runs that were cut off."""
+    repository = settings.repository(arguments.config)
+    if not repository.retention:
+        raise Failed(
+            "unlock: this host does not maintain its repository (backup_prune); the repository's host removes the locks of "
+            "runs that were cut off by itself, half an hour later"
+        )
+    Restic(repository).run("unlock", what="the locks cannot be removed")
     return {}
 
 
