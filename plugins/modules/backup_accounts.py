@@ -52,6 +52,7 @@ from ansible.module_utils.backup_places import (  # noqa: E402
     KEY,
     NAME,
     account,
+    guest,
     is_plain_folder,
     shown,
     walk,
@@ -66,6 +67,8 @@ SHARED_KEYS = Path("/etc/ssh/backup-vault.keys")
 CLEAR = (b"REDIS0", b"PGDMP", b"SQLite format")
 # So many files are looked into, and so many are named.
 LOOKED, NAMED = 500, 5
+# What removes stale locks.
+TIMER = "backup-vault-locks.timer"
 # What sshd must say of each account.
 EXPECTED = {
     "authorizedkeysfile": f"{ACCOUNTS}/%u.keys",
@@ -177,7 +180,13 @@ class Accounts:
 
     def problems(self, hosts: list[str]) -> list[str]:
         """Return what is not as it should be with the accounts and folders of some hosts."""
-        found: list[str] = []
+        code, out, _ = self.module.run_command(["systemctl", "is-active", TIMER])
+        found = [f"{TIMER} is {out.strip()}"] if code != 0 else []
+        found += [
+            f"{host}: its backups are lent to another host, and were not given back"
+            for host in self.known()
+            if os.path.exists(f"{ACCOUNTS}/{guest(self.environment, host)}.keys")
+        ]
         for host in hosts:
             name = account(self.environment, host)
             try:

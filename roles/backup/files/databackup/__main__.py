@@ -114,7 +114,7 @@ def chosen(arguments: argparse.Namespace, source: settings.Source, restic: Resti
 def restore(arguments: argparse.Namespace) -> dict[str, Any]:
     """Bring a backup back."""
     source = settings.source(arguments.name, arguments.config)
-    restic = Restic(settings.repository(arguments.config))
+    restic = Restic(settings.repository(arguments.config, arguments.repository))
     with only_one(source, "a restore", wait=arguments.wait), ExitStack() as stack:
         began = time.monotonic()
         say("Asking the repository")
@@ -152,7 +152,7 @@ def restore(arguments: argparse.Namespace) -> dict[str, Any]:
 def fetch(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the data of a backup into a file, checked, and touch nothing else."""
     source = settings.source(arguments.name, arguments.config)
-    restic = Restic(settings.repository(arguments.config))
+    restic = Restic(settings.repository(arguments.config, arguments.repository))
     wanted = chosen(arguments, source, restic)
     manifest = catalog.manifest(restic, wanted)
     about = manifest.get("about", {})
@@ -247,7 +247,7 @@ def adopt(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def listing(arguments: argparse.Namespace) -> dict[str, Any]:
     """List the backups."""
-    restic = Restic(settings.repository(arguments.config))
+    restic = Restic(settings.repository(arguments.config, arguments.repository))
     tags = [f"source={arguments.name}"] if arguments.name else []
     found = catalog.backups(restic, *tags)
     say(catalog.HEADING if found else "there is no backup in the repository")
@@ -374,14 +374,21 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--source", default="", help="of a source with another name")
         command.add_argument("--environment", default="", help="take one of another environment")
 
+    def add_repository(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--repository", type=Path, metavar="FILE", help="another host's, as playbooks/restore.yml lends it for a while"
+        )
+
     add("backup", backup, named="NAME")
     command = add("restore", restore, named="NAME")
     add_choice(command)
+    add_repository(command)
     command.add_argument("--dry-run", action="store_true", help="check everything that can be, and change nothing")
     command.add_argument("--verify", choices=["digest", "count"], default="digest", help="how live data are compared")
     command.add_argument("--wait", type=float, default=60.0, help="seconds to wait for a backup that runs")
     command = add("fetch", fetch, named="NAME")
     add_choice(command)
+    add_repository(command)
     command.add_argument("--to", required=True, help="file to write")
     command = add("recover", recover, named="?")
     command.add_argument("--boot", action="store_true", help="stop and start nothing: systemd is about to")
@@ -395,7 +402,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("adopt", adopt, named="NAME")
     command.add_argument("--plan", type=Path, required=True, help="what the role redis has prepared")
     command.add_argument("--undo", action="store_true", help="put the old server back after a run that was cut off")
-    add("list", listing, named="?")
+    add_repository(add("list", listing, named="?"))
     add("status", tell_status, named="?")
     for name, run in (
         ("maintain", maintain),
