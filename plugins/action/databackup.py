@@ -41,8 +41,8 @@ systemctl reset-failed "$unit" 2>/dev/null
 exec systemd-run --quiet --collect --unit="$unit" --property=TimeoutStopSec=120 --property=UMask=0077 /bin/sh -c \
   '"$@" >/run/databackup/{unit}.out 2>/run/databackup/{unit}.err; echo $? >/run/databackup/{unit}.code' sh {command}
 """
-# Whether it runs, its exit code once it has ended, what is new of its words, and its result. What services and other hosts
-# have a part in is encoded, so that no word of theirs looks like one of these lines.
+# Whether it runs, its exit code once it has ended, what is new of its words, and its result. What services and other
+# hosts have a part in is encoded, so that no word of theirs looks like one of these lines.
 LOOK = """
 cd /run/databackup || exit 1
 systemctl is-active --quiet {unit}; echo "active=$?"
@@ -51,9 +51,7 @@ echo "said=$(tail -c +{offset} {unit}.err 2>/dev/null | base64 --wrap=0)"
 [ -z "$code" ] || echo "result=$(base64 --wrap=0 <{unit}.out)"
 echo "end="
 """
-LOOKED = re.compile(
-    r"active=(\d+)\ncode=(\d*)\nsaid=([A-Za-z0-9+/=]*)\n(?:result=([A-Za-z0-9+/=]*)\n)?end=\n?\Z"
-)
+LOOKED = re.compile(r"active=(\d+)\ncode=(\d*)\nsaid=([A-Za-z0-9+/=]*)\n(?:result=([A-Za-z0-9+/=]*)\n)?end=\n?\Z")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types

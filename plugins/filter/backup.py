@@ -143,7 +143,11 @@ def backup_lines(listed: Iterable[Mapping[str, Any]]) -> list[str]:
         ("ID", "TIME", "ENVIRONMENT", "HOST", "SOURCE", "ITEMS", "BYTES"),
         *sorted(
             (
-                (item["id"][:8], f"{item['time'][:19]}Z", *(str(item.get(name, "?")) for name in ("environment", "host", "source", "items", "bytes")))
+                (
+                    item["id"][:8],
+                    f"{item['time'][:19]}Z",
+                    *(str(item.get(name, "?")) for name in ("environment", "host", "source", "items", "bytes")),
+                )
                 for repository in listed
                 for item in repository.get("backups", [])
             ),
@@ -152,7 +156,10 @@ def backup_lines(listed: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
     if len(rows) == 1:
         return ["there is no backup in any repository"]
-    return [f"{a:<8}  {b:<20}  {c:<12} {d:<12} {e:<12} {f:>10}  {g:>12}".encode("unicode_escape").decode() for a, b, c, d, e, f, g in rows]
+    return [
+        f"{a:<8}  {b:<20}  {c:<12} {d:<12} {e:<12} {f:>10}  {g:>12}".encode("unicode_escape").decode()
+        for a, b, c, d, e, f, g in rows
+    ]
 
 
 def phase(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Entry(NamedTuple):
 
 
 def walk(folder: str) -> list[Entry]:
-    """Return all that is below a folder without ever following a link, as the folder's owner chooses the names in it."""
+    """Return all that is below a folder, without ever following a link: the folder's owner chooses the names in it."""
     found: list[Entry] = []
     for parent, folders, files, handle in os.fwalk(folder, follow_symlinks=False):
         for name in [*folders, *files]:
@@ -57,7 +57,12 @@ def walk(folder: str) -> list[Entry]:
 
 def shown(path: str) -> str:
     """Return a name that somebody else has chosen as plain text on one line."""
-    return path.encode(errors="surrogateescape").decode("ascii", errors="backslashreplace").encode("unicode_escape").decode()
+    return (
+        path.encode(errors="surrogateescape")
+        .decode("ascii", errors="backslashreplace")
+        .encode("unicode_escape")
+        .decode()
+    )
 
 
 def is_plain_folder(path: str) -> bool:

@@ -1,7 +1,7 @@
 """Which backups of a host stay, by when they arrived: the host's own word for the time of a backup is not asked for.
 
-A host that lies about times could otherwise put backups of its own in place of those of last month, or, with one from the
-future, have all others count as too old.
+A host that lies about times could otherwise put backups of its own in place of those of last month, or, with one from
+the future, have all others count as too old.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def kept(backups: Iterable[Arrived], policy: Mapping[str, object]) -> set[str]:
     series: dict[str, list[Arrived]] = {}
     for backup in sorted(backups, key=lambda backup: (backup.at, backup.id), reverse=True):
         series.setdefault(backup.series, []).append(backup)
-    return {name for each in series.values() for word, value in policy.items() for name in _kept(each, word, str(value))}
+    return {
+        name for each in series.values() for word, value in policy.items() for name in _kept(each, word, str(value))
+    }
 
 
 def _kept(newest_first: list[Arrived], word: str, value: str) -> list[str]:

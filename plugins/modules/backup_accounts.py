@@ -20,8 +20,12 @@ options:
     options:
       name: {description: The host., type: str, required: true}
       key: {description: Its public key., type: str, default: ""}
-  addresses: {description: Addresses and networks that they may come from. Empty for any., type: list, elements: str, default: []}
-  single: {description: "The repository that all hosts shared, as earlier versions made it.", type: path, required: true}
+  addresses:
+    description: Addresses and networks that they may come from. Empty for any.
+    type: list
+    elements: str
+    default: []
+  single: {description: The repository that all hosts shared in earlier versions., type: path, required: true}
   state:
     description: Whether to make them, or only to tell what is there.
     type: str
@@ -31,9 +35,15 @@ options:
 """
 
 RETURN = r"""
-accounts: {description: "The accounts of the environment, each with host, account, folder and key.", type: list, returned: always}
+accounts:
+  description: The accounts of the environment, each with host, account, folder and key.
+  type: list
+  returned: always
 host_key: {description: The public key of this host., type: str, returned: always}
-single: {description: "none, open (hosts can still write to it) or closed: the repository that all hosts shared.", type: str, returned: always}
+single:
+  description: "The repository that all hosts shared: V(none), V(open) (hosts can still write to it) or V(closed)."
+  type: str
+  returned: always
 reload: {description: Whether sshd has read another file than is there., type: bool, returned: always}
 problems: {description: What an account or a repository is not as it should be., type: list, returned: always}
 plain: {description: Files that begin like data that were never encrypted., type: list, returned: always}
@@ -153,7 +163,9 @@ class Accounts:
             os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
             os.mkdir(path, 0o700)
         else:
-            if (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == (owner, group, mode) and stat.S_ISDIR(info.st_mode):
+            if (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == (owner, group, mode) and stat.S_ISDIR(
+                info.st_mode
+            ):
                 return
             self.changed = True
             if self.module.check_mode:
@@ -203,7 +215,9 @@ class Accounts:
             else:
                 is_ = (stat.filemode(info.st_mode), info.st_uid == user.pw_uid)
                 if is_ != ("drwxr-x---", True):
-                    found.append(f"{host}: its folder is {is_[0]} and {'its own' if is_[1] else f'of uid {info.st_uid}'}")
+                    found.append(
+                        f"{host}: its folder is {is_[0]} and {'its own' if is_[1] else f'of uid {info.st_uid}'}"
+                    )
             if (told := (read(f"{ACCOUNTS}/{name}.folder") or "").strip()) != self.folder(host):
                 found.append(f"{host}: its account is served {told or 'nothing'}")
             found += [f"{host}: {text}" for text in self.sshd(name)]
@@ -306,10 +320,14 @@ def main() -> None:
         supports_check_mode=True,
     )
     hosts: list[dict[str, str]] = module.params["hosts"]
-    wrong = [repr(name) for name in [module.params["environment"], *(h["name"] for h in hosts)] if not NAME.fullmatch(name)]
+    wrong = [
+        repr(name) for name in [module.params["environment"], *(h["name"] for h in hosts)] if not NAME.fullmatch(name)
+    ]
     wrong += [repr(host["key"]) for host in hosts if host["key"] and not KEY.fullmatch(host["key"])]
     if wrong:
-        module.fail_json(msg=f"found {', '.join(wrong)}; expected names of an environment and of hosts, and public keys")
+        module.fail_json(
+            msg=f"found {', '.join(wrong)}; expected names of an environment and of hosts, and public keys"
+        )
     accounts = Accounts(module)
     try:
         if module.params["state"] == "present":

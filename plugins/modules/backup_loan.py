@@ -52,9 +52,21 @@ def exists(name: str) -> bool:
 def lend(module: AnsibleModule, name: str, owner: str, folder: str) -> None:
     """Make the account; it is of the group that may read the repository."""
     if not is_plain_folder(folder) or not exists(owner):
-        module.fail_json(msg=f"{folder}: there are no backups of that host here; restore_list=true lists those that there are")
+        module.fail_json(
+            msg=f"{folder}: there are no backups of that host here; restore_list=true lists those that there are"
+        )
     if not exists(name):
-        words = ["--system", "--gid", owner, "--home-dir", "/nonexistent", "--no-create-home", "--shell", "/bin/sh", name]
+        words = [
+            "--system",
+            "--gid",
+            owner,
+            "--home-dir",
+            "/nonexistent",
+            "--no-create-home",
+            "--shell",
+            "/bin/sh",
+            name,
+        ]
         module.run_command(["useradd", *words], check_rc=True)
     until = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + LONG))
     texts = {

@@ -40,9 +40,18 @@ repositories:
   description: A dictionary for each repository, with what was found and done, or `failed` and the reason.
   type: list
   returned: always
-ages: {description: "Of V(noted): seconds since each repository was maintained or made.", type: dict, returned: when noted}
-hosts: {description: "Of V(surveyed): the hosts with backups of the environment, and how many.", type: dict, returned: when surveyed}
-left: {description: "Of V(surveyed): snapshots of other environments, and such that no program of ours has made.", type: int, returned: when surveyed}
+ages:
+  description: "Of V(noted): seconds since each repository was maintained or made."
+  type: dict
+  returned: when noted
+hosts:
+  description: "Of V(surveyed): the hosts with backups of the environment, and how many."
+  type: dict
+  returned: when surveyed
+left:
+  description: "Of V(surveyed): snapshots of other environments, and such that no program of ours has made."
+  type: int
+  returned: when surveyed
 """
 
 import json  # noqa: E402 - Ansible wants the documentation first
@@ -75,7 +84,14 @@ LOCKED = "repository is already locked"
 # Ids on one command line.
 MANY = 400
 # Rights of a restic that reads the repository that all hosts shared: it may read every file, and nothing else.
-READER = ["--inh-caps", "-all,+dac_read_search", "--ambient-caps", "-all,+dac_read_search", "--bounding-set", "-all,+dac_read_search"]
+READER = [
+    "--inh-caps",
+    "-all,+dac_read_search",
+    "--ambient-caps",
+    "-all,+dac_read_search",
+    "--bounding-set",
+    "-all,+dac_read_search",
+]
 
 
 class Refused(Exception):
@@ -241,7 +257,9 @@ def series(snapshot: dict[str, Any]) -> str:
     return json.dumps([snapshot.get("hostname"), snapshot.get("paths")])
 
 
-def doomed(snapshots: list[dict[str, Any]], arrivals: dict[str, float], policy: dict[str, Any], now: float) -> tuple[list[str], list[str]]:
+def doomed(
+    snapshots: list[dict[str, Any]], arrivals: dict[str, float], policy: dict[str, Any], now: float
+) -> tuple[list[str], list[str]]:
     """Return the snapshots that the policy does not keep, and those of runs that were cut off. Others' stay."""
     manifests = [item for item in snapshots if is_a(item, "manifest") and item["id"] in arrivals]
     stay = kept((Arrived(item["id"], series(item), arrivals[item["id"]]) for item in manifests), policy)
@@ -313,11 +331,13 @@ class Single:
 
     def snapshots(self) -> list[dict[str, Any]]:
         """Return all snapshots in it."""
-        code, out, err = run(["-r", self.path, "snapshots", "--json", "--no-lock", "--quiet"], NOBODY, NOBODY, self.password)
+        code, out, err = run(
+            ["-r", self.path, "snapshots", "--json", "--no-lock", "--quiet"], NOBODY, NOBODY, self.password
+        )
         if code != 0:
             raise Refused(
-                f"{self.path} cannot be opened; expected backup_single_password to be the backup_password that it was made "
-                f"with. restic says: {err.strip()[:300]}"
+                f"{self.path} cannot be opened; expected backup_single_password to be the backup_password that it was "
+                f"made with. restic says: {err.strip()[:300]}"
             )
         found: list[dict[str, Any]] = json.loads(out) or []
         return found
@@ -328,7 +348,11 @@ class Single:
         for item in self.snapshots():
             host = str(item.get("hostname"))
             # A host could call itself anything there; what is no name of a host stays where it is.
-            if "databackup" in (item.get("tags") or []) and facts(item).get("environment") == environment and NAME.fullmatch(host):
+            if (
+                "databackup" in (item.get("tags") or [])
+                and facts(item).get("environment") == environment
+                and NAME.fullmatch(host)
+            ):
                 found.setdefault(host, []).append(item)
         return found
 
@@ -346,7 +370,9 @@ class Single:
             del parent
 
 
-def migrated(module: AnsibleModule, repository: Repository, single: Single, wanted: list[dict[str, Any]]) -> dict[str, Any]:
+def migrated(
+    module: AnsibleModule, repository: Repository, single: Single, wanted: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Copy the snapshots of a host into its own repository; those that are there already are left alone."""
     if not repository.there:
         if module.check_mode:
@@ -360,7 +386,9 @@ def migrated(module: AnsibleModule, repository: Repository, single: Single, want
         there = originals(repository)
         lost = [item["id"][:8] for item in wanted if item["id"] not in there]
         if lost:
-            raise Refused(f"{len(lost)} of {len(wanted)} snapshots did not arrive, such as {', '.join(lost[:5])}; run it again")
+            raise Refused(
+                f"{len(lost)} of {len(wanted)} snapshots did not arrive, such as {', '.join(lost[:5])}; run it again"
+            )
         date_copies(repository)
     return {"snapshots": len(wanted), "copied": len(missing), "changed": bool(missing)}
 
@@ -418,7 +446,11 @@ def main() -> None:
                     "password": {"type": "str", "required": True, "no_log": True},
                 },
             },
-            "state": {"type": "str", "choices": ["listed", "maintained", "noted", "surveyed", "migrated"], "required": True},
+            "state": {
+                "type": "str",
+                "choices": ["listed", "maintained", "noted", "surveyed", "migrated"],
+                "required": True,
+            },
             "retention": {"type": "dict", "default": {}},
             "subset": {"type": "str", "default": ""},
             "lock_timeout": {"type": "int", "default": 300},
@@ -430,7 +462,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     path, environment, state = (module.params[name] for name in ("path", "environment", "state"))
-    if not all(NAME.fullmatch(name) for name in [environment, *(item["host"] for item in module.params["repositories"])]):
+    if not all(
+        NAME.fullmatch(name) for name in [environment, *(item["host"] for item in module.params["repositories"])]
+    ):
         module.fail_json(msg="found a name that is none; expected names of an environment and of hosts")
     if state == "maintained" and not module.params["retention"]:
         module.fail_json(msg="retention: found nothing; expected what to keep, such as {daily: 7}")
@@ -441,7 +475,9 @@ def main() -> None:
         old = single.of(environment) if state in ("surveyed", "migrated") else {}
         if state == "surveyed":
             left = len(single.snapshots()) - sum(map(len, old.values()))
-            module.exit_json(changed=False, hosts={host: len(items) for host, items in old.items()}, left=left, repositories=[])
+            module.exit_json(
+                changed=False, hosts={host: len(items) for host, items in old.items()}, left=left, repositories=[]
+            )
     except Refused as refused:
         module.fail_json(msg=str(refused))
 

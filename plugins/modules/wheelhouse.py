@@ -17,9 +17,9 @@ options:
   machine: {description: "Architecture of the target, such as x86_64.", type: str, required: true}
   wheels:
     description:
-      - A tar with wheels, such as a backup of those of an earlier release, to take in place of a package index. Only the
-        wheels in it are looked at, and of these only such as have a hash that the lock file names. The application's own
-        wheel is built from O(source) in any case.
+      - A tar with wheels, such as a backup of those of an earlier release, to take in place of a package index. Only
+        the wheels in it are looked at, and of these only such as have a hash that the lock file names. The
+        application's own wheel is built from O(source) in any case.
     type: path
   platforms:
     description: Wheel platforms that the target takes, such as manylinux_2_28_x86_64.
@@ -188,13 +188,15 @@ def build(module: AnsibleModule, source: Path, lock: Path, archive: Path) -> Non
                     *("--dest", str(wheels), "--python-version", python, "--implementation", "cp", *platforms),
                     *("-r", str(requirements)),
                 ],
-                environ_update={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull} if index else {},
+                environ_update={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+                if index
+                else {},
             )
             if code != 0 and index:
                 module.fail_json(
-                    msg=f"app_wheels {module.params['wheels']}: found wheels that are not those of the lock file {lock}, or "
-                    "not all of them; expected each wheel that it names, with a hash that it names. They are of another "
-                    f"release, or somebody has changed them. pip says: {(err or out).strip()[-600:]}"
+                    msg=f"app_wheels {module.params['wheels']}: found wheels that are not those of the lock file "
+                    f"{lock}, or not all of them; expected each wheel that it names, with a hash that it names. They "
+                    f"are of another release, or somebody has changed them. pip says: {(err or out).strip()[-600:]}"
                 )
             if code != 0:
                 module.fail_json(msg=(err or out).strip()[-2000:] or f"pip download ended with {code}", rc=code)

@@ -376,7 +376,10 @@ def parser() -> argparse.ArgumentParser:
 
     def add_repository(command: argparse.ArgumentParser) -> None:
         command.add_argument(
-            "--repository", type=Path, metavar="FILE", help="another host's, as playbooks/restore.yml lends it for a while"
+            "--repository",
+            type=Path,
+            metavar="FILE",
+            help="another host's, as playbooks/restore.yml lends it for a while",
         )
 
     add("backup", backup, named="NAME")

@@ -33,8 +33,8 @@ AT_WORK = 0.03
 
 # What restic's own messages mean for an operator, the first that fits.
 REASONS = (
-    ("wrong password", "the repository refuses the password; expected the one that it was made with (backup_password)"),
-    ("no key found", "the repository refuses the password; expected the one that it was made with (backup_password)"),
+    ("wrong password", "the repository refuses the password; expected the one that it was made with (backup_master_password)"),
+    ("no key found", "the repository refuses the password; expected the one that it was made with (backup_master_password)"),
     ("Is there a repository at the following location", "there is no repository; `databackup init` makes one"),
     ("unable to open config file", "there is no repository, or no way to it; `databackup init` makes one"),
     ("no space left", "the repository is full: make room on its host, or keep less (backup_retention)"),
@@ -60,7 +60,10 @@ REASONS = (
     ("timed out", "the repository's host does not answer; see that it is up and that its firewall lets this host in"),
     ("No route to host", "the repository's host cannot be reached from here"),
     ("unable to start the sftp session", "the repository's host does not answer over sftp"),
-    ("error talking HTTP to rclone", "the repository's host does not answer over ssh as the role backup_vault makes it"),
+    (
+        "error talking HTTP to rclone",
+        "the repository's host does not answer over ssh as the role backup_vault makes it",
+    ),
     ("does not exist in the repository", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     (
         "ciphertext verification failed",
