@@ -138,28 +138,24 @@ def repositories(hosts: Iterable[str], master: str, environment: str) -> list[di
 
 
 def backup_lines(listed: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return as lines for people what backup_repository has listed, the newest last."""
-    rows = [
-        ("ID", "TIME", "ENVIRONMENT", "HOST", "SOURCE", "ITEMS", "BYTES"),
-        *sorted(
-            (
-                (
-                    item["id"][:8],
-                    f"{item['time'][:19]}Z",
-                    *(str(item.get(name, "?")) for name in ("environment", "host", "source", "items", "bytes")),
-                )
-                for repository in listed
-                for item in repository.get("backups", [])
-            ),
-            key=lambda row: row[1],
-        ),
-    ]
-    if len(rows) == 1:
+    """Return as lines for people what backup_repository has listed, the newest last.
+
+    The host is that of the repository. A backup that names another one is marked: nobody but that host has made it.
+    """
+    form = "{:<8}  {:<20}  {:<12} {:<12} {:<12} {:>10}  {:>12}{}"
+    rows = []
+    for backup in (item for repository in listed for item in repository.get("backups", [])):
+        mark = "" if backup["said"] == backup["host"] else f"  says that it is of {backup['said']}"
+        words = [str(backup.get(name, "?")) for name in ("environment", "host", "source", "items", "bytes")]
+        rows.append((backup["id"][:8], f"{backup['time'][:19]}Z", *words, mark))
+    if not rows:
         return ["there is no backup in any repository"]
-    return [
-        f"{a:<8}  {b:<20}  {c:<12} {d:<12} {e:<12} {f:>10}  {g:>12}".encode("unicode_escape").decode()
-        for a, b, c, d, e, f, g in rows
+    rows = [
+        ("ID", "TIME", "ENVIRONMENT", "HOST", "SOURCE", "ITEMS", "BYTES", ""),
+        *sorted(rows, key=lambda row: row[1]),
     ]
+    # Tags and names are a host's choice: none of them is to look like another line.
+    return [form.format(*row).encode("unicode_escape").decode().rstrip() for row in rows]
 
 
 def phase(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> dict[str, Any]:

@@ -234,6 +234,11 @@ def facts(snapshot: dict[str, Any]) -> dict[str, str]:
     return dict(tag.split("=", 1) for tag in snapshot.get("tags") or [] if "=" in tag)
 
 
+def identity(snapshot: dict[str, Any]) -> str:
+    """Return the id that a snapshot had where it was made."""
+    return str(snapshot.get("original", snapshot["id"]))
+
+
 def is_a(snapshot: dict[str, Any], what: str) -> bool:
     """Tell whether a snapshot is of our program, and its data or its manifest."""
     return {"databackup", what} <= set(snapshot.get("tags") or [])
@@ -246,7 +251,14 @@ def listed(repository: Repository) -> dict[str, Any]:
     found = [item for item in repository.snapshots() if is_a(item, "manifest")]
     return {
         "backups": [
-            {"id": item["id"], "time": str(item["time"]), "host": str(item["hostname"]), **facts(item)}
+            # Whose it is, is told by where it is; the name in it is the writer's choice.
+            {
+                **facts(item),
+                "id": item["id"],
+                "time": str(item["time"]),
+                "host": repository.host,
+                "said": str(item["hostname"]),
+            }
             for item in sorted(found, key=lambda item: str(item["time"]))
         ]
     }
@@ -270,10 +282,9 @@ def doomed(
     for item in snapshots:
         if not is_a(item, "data") or item["id"] not in arrivals:
             continue
-        identity = str(item.get("original", item["id"]))
-        if named and identity.startswith(named):
+        if named and identity(item).startswith(named):
             continue
-        if all_named and identity.startswith(all_named):
+        if all_named and identity(item).startswith(all_named):
             old.append(item["id"])
         elif now - arrivals[item["id"]] > ORPHAN:
             orphans.append(item["id"])
@@ -376,15 +387,16 @@ def migrated(
     """Copy the snapshots of a host into its own repository; those that are there already are left alone."""
     if not repository.there:
         if module.check_mode:
-            return {"copied": len(wanted), "changed": bool(wanted)}
+            return {"snapshots": len(wanted), "copied": len(wanted), "changed": bool(wanted)}
         repository.restic("init", "--quiet", "--copy-chunker-params", source=(single.path, single.password))
-    missing = [item["id"] for item in wanted if item["id"] not in originals(repository)]
+    known = originals(repository)
+    missing = [item["id"] for item in wanted if identity(item) not in known]
     if not module.check_mode:
         for begin in range(0, len(missing), MANY):
             words = ["copy", "--quiet", "--no-lock", *missing[begin : begin + MANY]]
             repository.restic(*words, source=(single.path, single.password), patience=module.params["lock_timeout"])
         there = originals(repository)
-        lost = [item["id"][:8] for item in wanted if item["id"] not in there]
+        lost = [item["id"][:8] for item in wanted if identity(item) not in there]
         if lost:
             raise Refused(
                 f"{len(lost)} of {len(wanted)} snapshots did not arrive, such as {', '.join(lost[:5])}; run it again"
@@ -395,7 +407,7 @@ def migrated(
 
 def originals(repository: Repository) -> set[str]:
     """Return the ids that the snapshots of a repository had where they were made."""
-    return {str(item.get("original", item["id"])) for item in repository.snapshots()}
+    return {identity(item) for item in repository.snapshots()}
 
 
 def date_copies(repository: Repository) -> None:
