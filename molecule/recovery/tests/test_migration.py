@@ -16,10 +16,13 @@ PASSWORD = "the-password-that-all-hosts-shared"
 # What the role backup_vault was, with the keys of both hosts.
 VAULT = """
 set -eu
-id backup-vault >/dev/null 2>&1 || useradd --system --home-dir /srv/backup --no-create-home --shell /usr/sbin/nologin backup-vault
+shell=/usr/sbin/nologin
+id backup-vault >/dev/null 2>&1 || useradd --system --home-dir /srv/backup --no-create-home --shell $shell backup-vault
 install -d -o root -g root -m 0755 /srv/backup
 install -d -o backup-vault -g backup-vault -m 0700 /srv/backup/repository
-cat >/etc/ssh/backup-vault.keys
+cat >/etc/ssh/backup-vault.keys <<'KEYS'
+LINES
+KEYS
 cat >/etc/ssh/sshd_config.d/backup-single.conf <<'CONF'
 Match User backup-vault
   AuthorizedKeysFile /etc/ssh/backup-vault.keys
@@ -29,7 +32,7 @@ Match all
 CONF
 sshd -t && systemctl reload ssh
 """
-# A host's configuration was this, and its backups went there. The host is another one for the third kind: one that is gone.
+# A host's configuration was this, and its backups went there.
 HOST = """
 set -eu
 rm -rf /root/single && cp -a /etc/databackup /root/single
@@ -62,7 +65,7 @@ def single(redis1: Host, app1: Host, vault1: Host) -> Iterator[dict[str, str]]:
     keys = "\n".join(
         f"restrict {host.check_output('cat /etc/databackup/ssh/id_ed25519.pub')}" for host in (redis1, app1)
     )
-    done = vault1.run(f"bash -c '{VAULT}' <<'END'\n{keys}\nEND".replace("<<'CONF'", "<<CONF"))
+    done = vault1.run(f"bash <<'DONE'\n{VAULT.replace('LINES', keys)}DONE")
     assert done.rc == 0, done.stderr
     for host in (redis1, app1):
         made = host.run(
@@ -82,9 +85,7 @@ def single(redis1: Host, app1: Host, vault1: Host) -> Iterator[dict[str, str]]:
         old(redis1, "backup redis")
         redis1.check_output(f"mv /root/kept {source}")
     yield ids
-    vault1.run(
-        "rm -rf /srv/backup /etc/ssh/sshd_config.d/backup-single.conf /etc/ssh/backup-vault.keys /srv/backups/lab/redis0"
-    )
+    vault1.run("rm -rf /srv/backup /etc/ssh/sshd_config.d/backup-single.conf /srv/backups/lab/redis0")
     vault1.run("systemctl reload ssh; userdel backup-vault")
     for host in (redis1, app1):
         host.run("rm -rf /root/single /var/lib/redis/before-restore-*")
