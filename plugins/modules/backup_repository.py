@@ -54,7 +54,8 @@ left:
   returned: when surveyed
 """
 
-import json  # noqa: E402 - Ansible wants the documentation first
+import hashlib  # noqa: E402 - Ansible wants the documentation first
+import json  # noqa: E402
 import os  # noqa: E402
 import pwd  # noqa: E402
 import re  # noqa: E402
@@ -76,6 +77,8 @@ STATE = Path("/var/lib/backup-vault")
 ID = re.compile(r"[0-9a-f]{64}")
 # restic writes the lock of a run that is alive anew every five minutes, and takes one of half an hour for stale.
 STALE = 1800
+# Nothing is being uploaded for so long.
+BROKEN = 3600
 # A snapshot whose data no backup names, after so long, is of a run that was cut off.
 ORPHAN = 86400
 # A backup whose own word for its time is so far off from when it arrived is worth a look.
@@ -160,6 +163,26 @@ class Repository:
                 for name in os.listdir(handle)
                 if ID.fullmatch(name)
             }
+
+    def broken(self, *, remove: bool) -> int:
+        """Remove lists of backups and of data that are not what their names say, and return how many.
+
+        They are of uploads that this host has cut off; restic reads nothing as long as one lies there.
+        """
+        count = 0
+        for folder in ("snapshots", "index"):
+            with self.folder_of(folder) as handle:
+                for name in os.listdir(handle):
+                    info = os.stat(name, dir_fd=handle, follow_symlinks=False)
+                    if not stat.S_ISREG(info.st_mode) or time.time() - info.st_mtime < BROKEN:
+                        continue
+                    with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=handle), "rb") as file:
+                        whole = hashlib.file_digest(file, "sha256").hexdigest() == name
+                    if not whole:
+                        count += 1
+                        if remove:
+                            os.unlink(name, dir_fd=handle)
+        return count
 
     def stale_locks(self, *, remove: bool) -> int:
         """Remove locks that no run has renewed for long, and return how many. Those of a run that is alive stay.
@@ -312,6 +335,7 @@ def maintained(module: AnsibleModule, repository: Repository) -> dict[str, Any]:
         return {"empty": True, "changed": False}
     patience = module.params["lock_timeout"]
     locks = repository.stale_locks(remove=not module.check_mode)
+    broken = repository.broken(remove=not module.check_mode)
     snapshots, arrivals = repository.snapshots(), repository.arrivals()
     old, orphans = doomed(snapshots, arrivals, module.params["retention"], time.time())
     result = {
@@ -319,8 +343,9 @@ def maintained(module: AnsibleModule, repository: Repository) -> dict[str, Any]:
         "removed": len(old),
         "cut_off": len(orphans),
         "stale_locks": locks,
+        "broken": broken,
         "odd_times": odd_times(snapshots, arrivals),
-        "changed": bool(old or orphans or locks),
+        "changed": bool(old or orphans or locks or broken),
     }
     if module.check_mode:
         return result

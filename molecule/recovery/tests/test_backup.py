@@ -85,7 +85,7 @@ chown --reference=redis1 redis1/data/plain && chmod 0640 redis1/data/plain
 touch redis1/data/'two
 lines=none'
 chmod o+rx app1
-sed -i 's/--append-only//' /etc/ssh/backup-vault/serve
+cp -p /etc/ssh/backup-vault/serve /root/serve && sed -i 's/--append-only//' /etc/ssh/backup-vault/serve
 mkdir -p /srv/backup/repository && touch /srv/backup/repository/config && chown -R nobody /srv/backup/repository
 touch -d '20 days ago' redis1/config
 mkdir -p /var/lib/backup-vault && touch /var/lib/backup-vault/lab.json && mv /var/lib/backup-vault/lab.json /root/noted
@@ -94,7 +94,7 @@ RESTORE = """
 cd /srv/backups/lab
 rm -rf redis1/data/plain redis1/data/two* /srv/backup
 chmod o-rx app1
-sed -i 's/--stdio/--stdio --append-only/' /etc/ssh/backup-vault/serve
+mv /root/serve /etc/ssh/backup-vault/serve
 touch redis1/config
 [ ! -s /root/noted ] || mv /root/noted /var/lib/backup-vault/lab.json
 """

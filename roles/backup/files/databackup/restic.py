@@ -78,11 +78,12 @@ REASONS = (
     # What restic says before it gives up, after the time until its next try: "retrying after 1.3s: EOF".
     ("s: EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
     ("no such file or directory", "the repository lacks a part of it: it is damaged, see `databackup check`"),
+    ("> does not exist", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     ("pack", "the repository is damaged: a pack is not what its name says, see `databackup check`"),
 )
 LOCKED = "repository is already locked"
 # What restic tries for a minute as if it might pass, though what is cut off or lost stays so: after so many times it ends.
-LASTING = re.compile(r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory)$", re.M)
+LASTING = re.compile(r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory|does not exist)$", re.M)
 TRIES = 3
 
 
