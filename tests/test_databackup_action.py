@@ -1,4 +1,4 @@
-"""How the action plugin databackup reads a run on a host: no word of a service or of another host passes for its result."""
+"""How the action plugin databackup reads a run on a host: no word of a service passes for its result."""
 
 from __future__ import annotations
 

@@ -181,6 +181,30 @@ def sftp(site: Site, port: int, timeout: float, *more: str) -> None:
     )
 
 
+def test_a_repository_to_which_one_can_only_add(site: Site) -> None:
+    """As the role backup_vault serves it, but for ssh."""
+    serve = site.folder / "serve"
+    serve.write_text(
+        "#!/bin/sh\nexec rclone serve restic --stdio --append-only --config= --local-no-preallocate "
+        f"--log-level=ERROR {site.folder}/repository\n"
+    )
+    serve.chmod(0o755)
+    site.set_repository(location="rclone:lab/redis1", options=[f"rclone.program={serve}"])
+    made = site.backup()
+    assert site.restore()["backup"].startswith(made["id"])
+    shutil.rmtree(next(site.data.glob("before-restore-*")))
+    assert site.command("check")[0] == 0
+    # Its own lock is gone, and nobody else's was there.
+    assert list((site.folder / "repository/locks").iterdir()) == []
+    for pack in site.packs():
+        pack.unlink()
+    with refused(site, "lost pack behind rclone, restore", "the repository lacks a part of it"):
+        site.restore()
+    code, said = site.command("unlock")
+    assert code != 0
+    assert "this host does not maintain its repository" in said
+
+
 def test_a_host_that_refuses_connections(site: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as spare:
         port = spare.getsockname()[1]
