@@ -137,6 +137,14 @@ class Repository:
             lines = [line for line in (err + out).strip().splitlines() if line.strip()]
             raise Refused(f"restic {words[0]}: {' / '.join(lines[:3])[:500] or f'exit code {code}'}")
 
+    def open_to_group(self) -> None:
+        """Let the account's group read, which is how a repository is lent; what restic writes later goes by `config`."""
+        if not os.lstat(f"{self.folder}/config").st_mode & 0o040:
+            command = [*as_user(self.uid, self.gid), "chmod", "--recursive", "g=rX", self.folder]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise Refused(done.stderr.strip()[:300])
+
     def snapshots(self) -> list[dict[str, Any]]:
         """Return all snapshots, as restic describes them."""
         found: list[dict[str, Any]] = json.loads(self.restic("snapshots", "--json", "--no-lock", "--quiet")) or []
@@ -207,7 +215,7 @@ def run(
     words: list[str], uid: int, gid: int, password: str, source: tuple[str, str] | None = None
 ) -> tuple[int, str, str]:
     """Run restic as a user, and return exit code, output and messages. Passwords go through pipes."""
-    pipes = [secret_pipe(password)]
+    pipes = [secret_pipe(password, uid)]
     environment = {
         "PATH": "/usr/bin:/bin",
         "HOME": "/nonexistent",
@@ -216,10 +224,9 @@ def run(
     }
     extra: list[str] = []
     if source:
-        pipes.append(secret_pipe(source[1]))
+        pipes.append(secret_pipe(source[1], uid))
         extra = ["--from-repo", source[0], "--from-password-file", f"/proc/self/fd/{pipes[1]}"]
-    command = ["setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups", "--no-new-privs"]
-    command += READER if source or uid == NOBODY else ["--inh-caps", "-all", "--bounding-set", "-all"]
+    command = as_user(uid, gid, READER if source or uid == NOBODY else NOTHING)
     try:
         done = subprocess.run(
             [*command, "restic", "--no-cache", *words, *extra],
@@ -241,12 +248,20 @@ def run(
     return done.returncode, done.stdout, done.stderr
 
 
+def as_user(uid: int, gid: int, rights: list[str] | None = None) -> list[str]:
+    """Return the beginning of a command that runs as a user, without any of root's rights but those named."""
+    words = ["setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups", "--no-new-privs"]
+    return [*words, *(rights or NOTHING)]
+
+
 NOBODY = 65534
+NOTHING = ["--inh-caps", "-all", "--bounding-set", "-all"]
 
 
-def secret_pipe(secret: str) -> int:
-    """Return the end of a pipe that a secret can be read from, once."""
+def secret_pipe(secret: str, reader: int) -> int:
+    """Return the end of a pipe that a user can read a secret from, once."""
     out, into = os.pipe()
+    os.fchown(out, reader, -1)
     os.write(into, f"{secret}\n".encode())
     os.close(into)
     return out
@@ -414,6 +429,8 @@ def migrated(
         if module.check_mode:
             return {"snapshots": len(wanted), "copied": len(wanted), "changed": bool(wanted)}
         repository.restic("init", "--quiet", "--copy-chunker-params", source=(single.path, single.password))
+    if not module.check_mode:
+        repository.open_to_group()
     known = originals(repository)
     missing = [item["id"] for item in wanted if identity(item) not in known]
     if not module.check_mode:
