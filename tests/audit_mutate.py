@@ -310,6 +310,9 @@ UNREACHED = {
     66: "the small lab has no balancer: molecule/scaled/tests/test_between_hosts.py takes the protection away there",
     67: "the small lab's application serves plaintext: molecule/scaled/tests/test_between_hosts.py asks it there",
     62: "the small lab has no balancer: molecule/scaled/tests/test_zero_downtime.py takes its limits away there",
+    **dict.fromkeys(
+        range(50, 55), "the small lab has no backups: molecule/recovery/tests takes the protections away there"
+    ),
     39: "the lab's kernel belongs to this machine; tests/test_redis_checks.py judges invented figures",
 }
 

@@ -343,7 +343,7 @@ class Host:
     def restore(self, **choice: Any) -> dict[str, Any]:
         """Restore a backup as the command does; needs kinds.Unit to be Process."""
         defaults = {"backup": "latest", "as_of": "", "host": "", "source": "", "environment": ""}
-        rest = {"dry_run": False, "verify": "digest", "wait": 0.0}
+        rest = {"dry_run": False, "verify": "digest", "wait": 0.0, "repository": None}
         return program.restore(Namespace(**{"name": "redis", "config": self.etc, **defaults, **rest, **choice}))
 
     def rewrite(self, **changes: Any) -> None:

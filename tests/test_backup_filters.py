@@ -72,31 +72,53 @@ def test_a_phase_ends_where_the_next_begins() -> None:
     assert backup.phase(pair) == {"name": "redis", "began": 1.0, "ended": 3.5}
 
 
-def key(host: str, number: int = 1) -> str:
-    """Return a public key of a host."""
-    return f"ssh-ed25519 AAAA{number} databackup@{host}"
+def test_hosts_come_with_their_keys_or_without() -> None:
+    assert backup.vault_hosts(["a", "b"], ["ssh-ed25519 AAAA x", ""]) == [
+        {"name": "a", "key": "ssh-ed25519 AAAA x"},
+        {"name": "b", "key": ""},
+    ]
+    assert backup.vault_hosts(["a"]) == [{"name": "a", "key": ""}]
 
 
 @pytest.mark.parametrize(
-    ("given", "known", "keep", "expected"),
+    ("hosts", "problem"),
     [
-        # Nothing is left out: what is given counts, and nothing else.
-        ([key("redis1")], [key("redis1", 2), key("app1")], [], [key("redis1")]),
-        # A host that is left out keeps its key; one that has left the inventory does not.
-        ([key("redis1")], [key("app1"), key("gone")], ["app1"], [key("redis1"), key("app1")]),
-        # A host that gave a key has no other one, and a name is not part of another one.
-        ([key("redis1")], [key("redis1", 2), key("redis11")], ["redis1"], [key("redis1")]),
-        # A key that says nothing of its host is kept for none.
-        ([], ["ssh-ed25519 AAAA", "ssh-ed25519 AAAA somebody"], ["app1", "", "somebody"], []),
-        ([key("a"), key("a")], [], [], [key("a")]),
+        ("redis1", "found str"),
+        ([{"name": "../etc"}], "item 1 has the name '../etc'"),
+        ([{"name": "a\n"}], "item 1 has the name"),
+        (["a"], "item 1 has the name ''"),
+        ([{"name": "a"}, {"name": "a"}], "a twice"),
+        ([{"name": "a", "key": "AAAA"}], "a: its key is none"),
+        ([{"name": "a", "key": "ssh-ed25519 AAAA\nssh-ed25519 BBBB"}], "a: its key is none"),
+        ([{"name": "a", "key": 'command="sh" ssh-ed25519 AAAA'}], "a: its key is none"),
     ],
 )
-def test_keys_of_hosts_that_are_left_out_stay(
-    given: list[str], known: list[str], keep: list[str], expected: list[str]
-) -> None:
-    assert backup.keys(given, known, keep) == expected
+def test_what_is_no_host_is_named(hosts: object, problem: str) -> None:
+    assert problem in "; ".join(backup.vault_host_problems(hosts))
 
 
-def test_hosts_of_which_there_is_no_key_are_named() -> None:
-    assert backup.keys_missing(["app1", "app2"], [key("app1"), key("app22")]) == ["app2"]
-    assert backup.keys_missing([], []) == []
+def test_each_host_of_each_environment_has_an_account_and_a_password_of_its_own() -> None:
+    pairs = [(environment, host) for environment in ("lab", "staging") for host in ("redis1", "app1")]
+    places = backup.backup_places
+    for made in (places.account, places.guest, lambda *pair: places.password("master", *pair)):
+        assert len({made(*pair) for pair in pairs}) == len(pairs)
+        assert made(*pairs[0]) == made(*pairs[0])
+    assert places.password("master", "lab", "redis1") != places.password("other", "lab", "redis1")
+    assert backup.repositories(["redis1"], "master", "lab") == [
+        {"host": "redis1", "password": places.password("master", "lab", "redis1")}
+    ]
+
+
+def test_no_tag_of_a_backup_looks_like_another_line() -> None:
+    item = {
+        "id": "a" * 64,
+        "time": "2026-01-31T14:00:00Z",
+        "host": "redis1",
+        "said": "app1\nb",
+        "source": "x\n00000000",
+    }
+    heading, line = backup.backup_lines([{"host": "redis1", "backups": [item]}])
+    assert heading.startswith("ID")
+    assert "says that it is of app1\\nb" in line
+    assert "\n" not in line
+    assert backup.backup_lines([{"host": "redis1", "backups": []}]) == ["there is no backup in any repository"]

@@ -369,7 +369,7 @@ FILES = {"ca": "/nonexistent/ca.crt", "cert": "/nonexistent/host.crt", "key": "/
 # Each is wrong on the same host, but for what would hide another one.
 BACKUP: list[Case] = [
     ("backup_repository", "somewhere", "restic's name of a repository"),
-    ("backup_password", "short", "found a hidden value of 5 characters"),
+    ("backup_master_password", "short-of-32-characters", "found a hidden value of 22 characters"),
     ("backup_environment", "a b", "found 'a b'"),
     ("backup_sources", [{"name": "X", "kind": "mysql", "options": {}}], "name 'X' of item 1; X: kind 'mysql'"),
     ("backup_calendar", "", "a calendar of systemd"),
@@ -377,7 +377,7 @@ BACKUP: list[Case] = [
     ("backup_max_age", 5, "seconds, 60 or more"),
     ("backup_retention", {"daily": 0, "never": 1}, "never: not one of last, hourly"),
     ("backup_check_subset", "all", "a share such as 5%"),
-    ("backup_sftp_port", 0, "a port from 1 to 65535"),
+    ("backup_ssh_port", 0, "a port from 1 to 65535"),
     ("backup_metrics_path", "metrics", "the path of a folder"),
 ]
 
@@ -431,7 +431,8 @@ FAULTS: Faults = {
     },
     # Of the role backup_vault.
     "vault": {
-        "user of the vault": ({"backup_vault_user": "root"}, ["backup_vault_user"]),
+        "hosts of the vault": ({"backup_vault_hosts": [{"name": "../x", "key": ""}]}, ["backup_vault_hosts"]),
+        "retention of the vault": ({"backup_vault_retention": {}}, ["backup_vault_retention"]),
         "path of the vault": ({"backup_vault_path": "relative"}, ["backup_vault_path"]),
     },
 }

@@ -985,6 +985,7 @@ def test_the_program_has_all_kinds(
     for source, beginning in ((files.source, b"requirements.txt"), (lite.source, b"SQLite"), (base.source, b"PGDMP")):
         etc = lite.repository.etc(tmp_path / f"etc-{source.kind}", source)
         choice = {"name": source.name, "config": etc, "backup": "latest", "as_of": "", "host": "", "environment": ""}
+        choice["repository"] = None
         if source is files.source:
             made = program.backup(Namespace(name=source.name, config=etc))
             done = program.restore(Namespace(**choice, source="", dry_run=False, wait=1, verify="digest"))

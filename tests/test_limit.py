@@ -10,14 +10,14 @@ from test_bad_input import SECRET, problems, run, variables
 
 from conftest import PROJECT
 
-SFTP = {
-    "backup_repository": "sftp:backup-vault@192.0.2.51:/repository",
-    "backup_password": SECRET,
-    "backup_sftp_host": "192.0.2.51",
+SSH = {
+    "backup_repository": "rclone:lab/one",
+    "backup_master_password": SECRET * 2,
+    "backup_ssh_host": "192.0.2.51",
     "backup_sources": [],
 }
 # The one line that this machine, which no run has been on, has in the report of a run with a limit.
-HOST_KEY = "backup_sftp_host_keys: found 'no key, neither here nor on the host'; expected the public key of 192.0.2.51"
+HOST_KEY = "backup_ssh_host_keys: found 'no key, neither here nor on the host'; expected the public key of 192.0.2.51"
 OTHERS = "keys of hosts that are not in this run: found 'no key of "
 
 
@@ -31,7 +31,7 @@ OTHERS = "keys of hosts that are not in this run: found 'no key of "
 def test_a_run_that_leaves_out_who_it_must_learn_of_is_refused(tmp_path: Path, limit: str, expected: str) -> None:
     # What the vault tells in a run that it is part of.
     told = "{{ ['ssh-ed25519 AAAA'] if 'vault' in ansible_play_hosts_all else [] }}"
-    good = {**variables(), **SFTP, "backup_sftp_host_keys": told}
+    good = {**variables(), **SSH, "backup_ssh_host_keys": told}
     words = ["--limit", limit, "-e", "preflight_backup=true"]
     result = run(tmp_path, {"one": good}, {"two": good}, *words, backup_vault={"vault": good})
     assert result.returncode != 0

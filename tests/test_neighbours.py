@@ -376,7 +376,7 @@ def test_lines_of_others_stay_in_pg_hba_conf(tmp_path: Path, monkeypatch: pytest
 
 UNTIDY = {
     "ssh_connection": "",
-    "users": {name: {"uid": 1001, "home": "/home/x", "shell": "/bin/bash"} for name in ("quantdesk", "backup-vault")},
+    "users": {name: {"uid": 1001, "home": "/home/x", "shell": "/bin/bash"} for name in ("quantdesk",)},
     "folders": {"/opt/quantdesk": ["app.py"]},
     "unmarked": ["/etc/systemd/system/quantdesk.service"],
     "listeners": [
@@ -449,7 +449,6 @@ SAID = [
         "files of the application, on the host: found '/etc/systemd/system/quantdesk.service, /opt/quantdesk/app.py'",
         BOTH,
     ),
-    ("backup_vault_user, on the host: found 'a user backup-vault with uid 1001", BOTH),
     ("haproxy.cfg, on the host: found '/etc/haproxy/haproxy.cfg of somebody else, with frontend {{ shop }}'", ONE),
     ("main with databases shop and users shop, boss and a pg_hba.conf that was edited'; expected no cluster main", ONE),
     ("database_port, on the host: found 'cluster ", BOTH),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -57,7 +58,7 @@ def needed(source: Path) -> str:
     return sha256(wheel.read_bytes()).hexdigest()
 
 
-def build(source: Path, check: bool = False, python: str = "3.11.2") -> dict[str, Any]:
+def build(source: Path, check: bool = False, python: str = "3.11.2", wheels: Path | None = None) -> dict[str, Any]:
     """Run the module as Ansible does, and return its result."""
     program = (
         "import sys; sys.path.insert(0, 'tests'); from conftest import load;"
@@ -70,6 +71,7 @@ def build(source: Path, check: bool = False, python: str = "3.11.2") -> dict[str
         "python": python,
         "machine": "x86_64",
         "platforms": ["manylinux_2_28_x86_64"],
+        "wheels": str(wheels) if wheels else None,
         "_ansible_check_mode": check,
     }
     done = subprocess.run(
@@ -142,6 +144,50 @@ def test_refuses_what_the_lock_names_without_the_right_hash(source: Path, needed
     assert result.get("failed"), result
     assert "hashes" in result["msg"].lower()
     assert list((source.parent / "build").iterdir()) == []
+
+
+def offer(folder: Path, **files: bytes) -> Path:
+    """Return a tar as a backup of a release's wheels is, with files of the caller's choice."""
+    archive = folder / "offered.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("wheels/link-1.0-py3-none-any.whl")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return archive
+
+
+def test_wheels_of_a_backup_are_taken_where_their_hashes_are_those_of_the_lock(source: Path, needed: str) -> None:
+    (source / "requirements.txt").write_text(f"needed==1.0 --hash=sha256:{needed}\n")
+    wheel = (source.parent / "needed-1.0-py3-none-any.whl").read_bytes()
+    forged = {
+        # What the archive says of itself, and the application's own wheel in it, do not count.
+        "wheels/requirements.txt": b"evil==1.0\n",
+        "wheels/tiny-1.2.3-py3-none-any.whl": b"forged",
+        "../../../escaped-1.0-py3-none-any.whl": b"forged",
+    }
+    result = build(source, wheels=offer(source.parent, **forged, **{"wheels/needed-1.0-py3-none-any.whl": wheel}))
+    assert result["changed"] is True, result
+    with tarfile.open(result["path"]) as tar:
+        contents = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]  # these are files
+    assert set(contents) == {"./needed-1.0-py3-none-any.whl", "./tiny-1.2.3-py3-none-any.whl", "./requirements.txt"}
+    assert contents["./requirements.txt"] == f"needed==1.0 --hash=sha256:{needed}\n".encode()
+    assert contents["./tiny-1.2.3-py3-none-any.whl"] != b"forged"
+    assert not list(source.parent.parent.rglob("escaped*"))
+
+
+def test_a_forged_wheel_of_a_backup_is_refused_before_there_is_an_archive(source: Path, needed: str) -> None:
+    (source / "requirements.txt").write_text(f"needed==1.0 --hash=sha256:{needed}\n")
+    wheel = (source.parent / "needed-1.0-py3-none-any.whl").read_bytes()
+    result = build(source, wheels=offer(source.parent, **{"wheels/needed-1.0-py3-none-any.whl": wheel + b"forged"}))
+    assert result.get("failed"), result
+    assert "not those of the lock file" in result["msg"]
+    assert list((source.parent / "build").iterdir()) == []
+    # The wheel that the lock names lies where pip would look for it without a backup.
+    assert build(source)["changed"] is True
 
 
 def test_a_broken_build_leaves_no_archive_that_a_later_run_would_take(source: Path) -> None:

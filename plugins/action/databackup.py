@@ -15,6 +15,7 @@ finds it and says so. It is confined like the units that the role installs.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
@@ -48,15 +49,17 @@ set -- --property=TimeoutStopSec=120 --property=UMask=0077 "$@" {more}
 exec systemd-run --quiet --collect --unit="$unit" "$@" /bin/sh -c \
   '"$@" >/run/databackup/{unit}.out 2>/run/databackup/{unit}.err; echo $? >/run/databackup/{unit}.code' sh {command}
 """
-# What is new of its words; and, when it has ended, its exit code and result. A mark parts them.
+# Whether it runs, its exit code once it has ended, what is new of its words, and its result. What services and other
+# hosts have a part in is encoded, so that no word of theirs looks like one of these lines.
 LOOK = """
 cd /run/databackup || exit 1
-systemctl is-active --quiet {unit}; active=$?
-code=$(cat {unit}.code 2>/dev/null)
-tail -c +{offset} {unit}.err 2>/dev/null
-printf '\\0%s\\0%s\\0' "$active" "$code"
-[ -z "$code" ] || cat {unit}.out
+systemctl is-active --quiet {unit}; echo "active=$?"
+code=$(cat {unit}.code 2>/dev/null); echo "code=$code"
+echo "said=$(tail -c +{offset} {unit}.err 2>/dev/null | base64 --wrap=0)"
+[ -z "$code" ] || echo "result=$(base64 --wrap=0 <{unit}.out)"
+echo "end="
 """
+LOOKED = re.compile(r"active=(\d+)\ncode=(\d*)\nsaid=([A-Za-z0-9+/=]*)\n(?:result=([A-Za-z0-9+/=]*)\n)?end=\n?\Z")
 
 
 def destination(command: str, words: list[str]) -> list[str]:
@@ -143,9 +146,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 answer = self._remote(LOOK.format(unit=unit, offset=offset))
             except AnsibleConnectionFailure:
                 answer = {"stdout": ""}
-            # Ansible gives the command a terminal, which ends lines in its own way and has one stream for both.
-            parts = str(answer["stdout"]).replace("\r\n", "\n").split("\0", 3)
-            if len(parts) != 4:
+            # Ansible gives the command a terminal, which ends lines in its own way.
+            looked = LOOKED.search(str(answer["stdout"]).replace("\r\n", "\n"))
+            if looked is None:
                 if time.monotonic() - heard > PATIENCE:
                     raise AnsibleActionFail(
                         f"the host does not answer any more. The run goes on there by itself: tail -f "
@@ -154,15 +157,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 time.sleep(1)
                 continue
             heard = time.monotonic()
-            said, active, code, output = parts
-            whole = said[: said.rfind("\n") + 1]
-            for text in whole.splitlines():
-                Display().display(f"  {host}: {text}")
-            offset += len(whole.encode())
+            active, code, encoded, result = looked.groups()
+            said = base64.b64decode(encoded)
+            whole = said[: said.rfind(b"\n") + 1]
+            for text in whole.decode(errors="replace").splitlines():
+                # Without what a terminal would take for orders.
+                Display().display(f"  {host}: {''.join(c if c.isprintable() else '?' for c in text)}")
+            offset += len(whole)
             if code:
-                return int(code), output
+                return int(code), base64.b64decode(result or "").decode(errors="replace")
             # The code comes a moment before systemd sees the end.
-            silent = silent + 1 if active.strip() != "0" else 0
+            silent = silent + 1 if active != "0" else 0
             if silent > 3:
                 return -1, ""
             time.sleep(STEP)

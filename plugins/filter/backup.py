@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+
+def _places() -> ModuleType:
+    # What modules on hosts go by, which Ansible does not offer to a filter.
+    name = "quantdesk_backup_places"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, Path(__file__).resolve().parents[1] / "module_utils/backup_places.py"
+        )
+        if spec is None or spec.loader is None:
+            raise ImportError(name)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+backup_places = _places()
 
 
 def text(lines: Iterable[str]) -> str:
@@ -86,22 +108,54 @@ def source_problems(sources: Any) -> list[str]:
     return wrong
 
 
-def host_of(key: str) -> str:
-    """Return the host that a public key is of, as `databackup@NAME` at its end says; empty where nothing says so."""
-    words = str(key).split()
-    return words[-1].removeprefix("databackup@") if words and words[-1].startswith("databackup@") else ""
+def vault_hosts(names: Iterable[str], keys: Iterable[str] = ()) -> list[dict[str, str]]:
+    """Return for the role backup_vault each host with its key; an empty one for those of which none is known."""
+    return [{"name": name, "key": str(key or "")} for name, key in zip_longest(names, keys, fillvalue="")]
 
 
-def keys(given: Iterable[str], known: Iterable[str], hosts: Iterable[str]) -> list[str]:
-    """Return the given keys, and of those known from earlier runs the ones of hosts that gave none."""
-    kept = set(hosts) - {"", *map(host_of, given)}
-    return list(dict.fromkeys([*given, *(key for key in known if host_of(key) in kept)]))
+def vault_host_problems(hosts: Any) -> list[str]:
+    """Return what is wrong with the hosts of the role backup_vault."""
+    if not isinstance(hosts, list):
+        return [f"found {type(hosts).__name__}"]
+    wrong: list[str] = []
+    seen: set[str] = set()
+    for index, host in enumerate(hosts):
+        name = str(host.get("name")) if isinstance(host, Mapping) else ""
+        if not backup_places.NAME.fullmatch(name):
+            wrong.append(f"item {index + 1} has the name {name!r}")
+            continue
+        if name in seen:
+            wrong.append(f"{name} twice")
+        seen.add(name)
+        if host.get("key") and not backup_places.KEY.fullmatch(str(host["key"])):
+            wrong.append(f"{name}: its key is none")
+    return wrong
 
 
-def keys_missing(hosts: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return the hosts of which there is no key."""
-    names = {host_of(key) for key in known}
-    return [host for host in hosts if host not in names]
+def repositories(hosts: Iterable[str], master: str, environment: str) -> list[dict[str, str]]:
+    """Return for backup_repository each host with the password of its repository."""
+    return [{"host": host, "password": backup_places.password(master, environment, host)} for host in hosts]
+
+
+def backup_lines(listed: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return as lines for people what backup_repository has listed, the newest last.
+
+    The host is that of the repository. A backup that names another one is marked: nobody but that host has made it.
+    """
+    form = "{:<8}  {:<20}  {:<12} {:<12} {:<12} {:>10}  {:>12}{}"
+    rows = []
+    for backup in (item for repository in listed for item in repository.get("backups", [])):
+        mark = "" if backup["said"] == backup["host"] else f"  says that it is of {backup['said']}"
+        words = [str(backup.get(name, "?")) for name in ("environment", "host", "source", "items", "bytes")]
+        rows.append((backup["id"][:8], f"{backup['time'][:19]}Z", *words, mark))
+    if not rows:
+        return ["there is no backup in any repository"]
+    rows = [
+        ("ID", "TIME", "ENVIRONMENT", "HOST", "SOURCE", "ITEMS", "BYTES", ""),
+        *sorted(rows, key=lambda row: row[1]),
+    ]
+    # Tags and names are a host's choice: none of them is to look like another line.
+    return [form.format(*row).encode("unicode_escape").decode().rstrip() for row in rows]
 
 
 def phase(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> dict[str, Any]:
@@ -117,8 +171,13 @@ class FilterModule:
         return {
             "rebuild_phase": phase,
             "backup_text": text,
-            "backup_keys": keys,
-            "backup_keys_missing": keys_missing,
+            "backup_account": backup_places.account,
+            "backup_guest": backup_places.guest,
+            "backup_host_password": backup_places.password,
+            "backup_repositories": repositories,
+            "backup_lines": backup_lines,
+            "backup_vault_hosts": vault_hosts,
+            "backup_vault_host_problems": vault_host_problems,
             "backup_program": program,
             "backup_source_files": source_files,
             "backup_retention": retention,

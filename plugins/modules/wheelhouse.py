@@ -15,6 +15,12 @@ options:
   dest: {description: Folder for archives., type: path, required: true}
   python: {description: "Whole version of the target's Python, such as 3.11.2.", type: str, required: true}
   machine: {description: "Architecture of the target, such as x86_64.", type: str, required: true}
+  wheels:
+    description:
+      - A tar with wheels, such as a backup of those of an earlier release, to take in place of a package index. Only
+        the wheels in it are looked at, and of these only such as have a hash that the lock file names. The
+        application's own wheel is built from O(source) in any case.
+    type: path
   platforms:
     description: Wheel platforms that the target takes, such as manylinux_2_28_x86_64.
     type: list
@@ -30,6 +36,7 @@ release: {description: "Version and content of the application, in one name.", t
 import fcntl  # noqa: E402 - Ansible wants the documentation first
 import hashlib  # noqa: E402
 import os  # noqa: E402
+import re  # noqa: E402
 import shutil  # noqa: E402
 import sys  # noqa: E402
 import tarfile  # noqa: E402
@@ -41,6 +48,8 @@ from pathlib import Path  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from packaging.requirements import Requirement  # noqa: E402
 
+# A wheel's name, and nothing that leads elsewhere.
+WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+!-]*\.whl")
 # What no wheel is made from.
 IGNORED = {"__pycache__", "tests", "dist", "build"}
 
@@ -102,6 +111,7 @@ def main() -> None:
             "source": {"type": "path", "required": True},
             "lock": {"type": "path", "required": True},
             "dest": {"type": "path", "required": True},
+            "wheels": {"type": "path"},
             "python": {"type": "str", "required": True},
             "machine": {"type": "str", "required": True},
             "platforms": {"type": "list", "elements": "str", "required": True},
@@ -130,6 +140,20 @@ def main() -> None:
     module.exit_json(changed=missing, path=str(archive), release=release)
 
 
+def unpack(archive: Path, folder: Path) -> None:
+    """Write the wheels of a tar into a folder. Nobody has checked what is in it: links and paths are not followed."""
+    folder.mkdir()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name = member.name.rsplit("/", 1)[-1]
+            if not member.isfile() or not WHEEL.fullmatch(name) or (folder / name).exists():
+                continue
+            content = tar.extractfile(member)
+            if content is not None:
+                with content, (folder / name).open("xb") as file:
+                    shutil.copyfileobj(content, file)
+
+
 def build(module: AnsibleModule, source: Path, lock: Path, archive: Path) -> None:
     """Build the wheel, gather what it depends on, and put both into an archive; fails the module when pip does."""
     python, machine = module.params["python"], module.params["machine"]
@@ -148,16 +172,34 @@ def build(module: AnsibleModule, source: Path, lock: Path, archive: Path) -> Non
         )
         requirements = wheels / "requirements.txt"
         requirements.write_text(requirements_for(lock.read_text(), python, machine))
+        index: list[str] = []
+        if module.params["wheels"]:
+            try:
+                unpack(Path(module.params["wheels"]), work / "offered")
+            except (OSError, tarfile.TarError) as error:
+                module.fail_json(msg=f"app_wheels {module.params['wheels']}: expected a tar with wheels: {error}")
+            index = ["--no-index", "--find-links", str(work / "offered")]
         platforms = [word for platform in module.params["platforms"] for word in ("--platform", platform)]
         # pip takes an empty file for a mistake.
         if requirements.read_text().strip():
-            module.run_command(
+            code, out, err = module.run_command(
                 [
-                    *(*pip, "download", "--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(wheels)),
-                    *("--python-version", python, "--implementation", "cp", *platforms, "-r", str(requirements)),
+                    *(*pip, "download", *index, "--require-hashes", "--no-deps", "--only-binary=:all:"),
+                    *("--dest", str(wheels), "--python-version", python, "--implementation", "cp", *platforms),
+                    *("-r", str(requirements)),
                 ],
-                check_rc=True,
+                environ_update={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+                if index
+                else {},
             )
+            if code != 0 and index:
+                module.fail_json(
+                    msg=f"app_wheels {module.params['wheels']}: found wheels that are not those of the lock file "
+                    f"{lock}, or not all of them; expected each wheel that it names, with a hash that it names. They "
+                    f"are of another release, or somebody has changed them. pip says: {(err or out).strip()[-600:]}"
+                )
+            if code != 0:
+                module.fail_json(msg=(err or out).strip()[-2000:] or f"pip download ended with {code}", rc=code)
         unfinished = work / archive.name
         with tarfile.open(unfinished, "w") as tar:
             tar.add(wheels, arcname=".")

@@ -23,4 +23,5 @@ for unit in databackup-maintain databackup-recover $(printf 'databackup@%s ' "$@
 done
 grep -q '^SystemCallFilter=' /usr/local/lib/databackup/run.properties 2>/dev/null || exposed="$exposed run.properties"
 echo "exposed=${exposed# }"
+echo "password=$(sha256sum <"$config/password" | cut -d' ' -f1)"
 echo "failed=$(systemctl list-units --state failed --plain --no-legend 'databackup*' | cut -d' ' -f1 | tr '\n' ' ')"

@@ -8,7 +8,7 @@
     databackup repair NAME [--replica HOST:PORT] [--way replica|restore|fix] [--confirm]
     databackup adopt NAME --plan FILE       put a new Redis server in the place of an old one (the role redis writes FILE)
     databackup status [NAME]                when each source was last backed up
-    databackup maintain                     forget what is too old, and check the repository
+    databackup maintain                     check the repository; forget what is too old, where this host is to do so
     databackup inspect                      look for what a service has put where this program would trust it
     databackup init | check | encrypted | unlock    the repository itself
 
@@ -115,7 +115,7 @@ def chosen(arguments: argparse.Namespace, source: settings.Source, restic: Resti
 def restore(arguments: argparse.Namespace) -> dict[str, Any]:
     """Bring a backup back."""
     source = settings.source(arguments.name, arguments.config)
-    restic = Restic(settings.repository(arguments.config))
+    restic = Restic(settings.repository(arguments.config, arguments.repository))
     with only_one(source, "a restore", wait=arguments.wait), ExitStack() as stack:
         began = time.monotonic()
         say("Asking the repository")
@@ -153,7 +153,7 @@ def restore(arguments: argparse.Namespace) -> dict[str, Any]:
 def fetch(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the data of a backup into a file, checked, and touch nothing else."""
     source = settings.source(arguments.name, arguments.config)
-    restic = Restic(settings.repository(arguments.config))
+    restic = Restic(settings.repository(arguments.config, arguments.repository))
     wanted = chosen(arguments, source, restic)
     manifest = catalog.manifest(restic, wanted)
     about = manifest.get("about", {})
@@ -269,7 +269,7 @@ def adopt(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def listing(arguments: argparse.Namespace) -> dict[str, Any]:
     """List the backups."""
-    restic = Restic(settings.repository(arguments.config))
+    restic = Restic(settings.repository(arguments.config, arguments.repository))
     tags = [f"source={arguments.name}"] if arguments.name else []
     found = catalog.backups(restic, *tags)
     say(catalog.HEADING if found else "there is no backup in the repository")
@@ -292,9 +292,13 @@ def tell_status(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def maintain(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Forget what the policy does not keep, remove what a cut-off run has left, and check the repository."""
+    """Check the repository; where nobody else maintains it, forget what the policy does not keep before."""
     repository = settings.repository(arguments.config)
     restic = Restic(repository)
+    if not repository.retention:
+        return check(arguments)
+    # Of runs that were cut off: nobody but this host has one here.
+    restic.run("unlock", "--quiet", what="stale locks cannot be removed")
     left = catalog.orphans(restic, datetime.now(UTC) - timedelta(hours=1))
     if left:
         say(f"Removing {len(left)} snapshots of runs that were cut off")
@@ -317,7 +321,17 @@ def check(arguments: argparse.Namespace) -> dict[str, Any]:
     """Have restic check the repository."""
     repository = settings.repository(arguments.config)
     say("Checking the repository")
-    Restic(repository).run("check", *repository.check, what="the repository is not sound")
+    restic = Restic(repository)
+    # Without a lock, which would have backups wait for as long as it takes.
+    words = ["check", "--no-lock", *repository.check]
+    try:
+        restic.run(*words, what="the repository is not sound")
+    except Failed:
+        # A backup that ends meanwhile looks like damage. None does while each source is held.
+        with ExitStack() as stack:
+            for name in settings.names(arguments.config):
+                stack.enter_context(only_one(settings.source(name, arguments.config), "a check", wait=60.0))
+            restic.run(*words, what="the repository is not sound")
     say("The repository is sound")
     return {"sound": True}
 
@@ -350,8 +364,14 @@ def encrypted(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def unlock(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Remove all locks of the repository."""
-    Restic(settings.repository(arguments.config)).run("unlock", "--remove-all", what="the locks cannot be removed")
+    """Remove the locks of runs that were cut off."""
+    repository = settings.repository(arguments.config)
+    if not repository.retention:
+        raise Failed(
+            "unlock: this host does not maintain its repository (backup_prune); the repository's host removes the locks of "
+            "runs that were cut off by itself, half an hour later"
+        )
+    Restic(repository).run("unlock", what="the locks cannot be removed")
     return {}
 
 
@@ -376,14 +396,24 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--source", default="", help="of a source with another name")
         command.add_argument("--environment", default="", help="take one of another environment")
 
+    def add_repository(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--repository",
+            type=Path,
+            metavar="FILE",
+            help="another host's, as playbooks/restore.yml lends it for a while",
+        )
+
     add("backup", backup, named="NAME")
     command = add("restore", restore, named="NAME")
     add_choice(command)
+    add_repository(command)
     command.add_argument("--dry-run", action="store_true", help="check everything that can be, and change nothing")
     command.add_argument("--verify", choices=["digest", "count"], default="digest", help="how live data are compared")
     command.add_argument("--wait", type=float, default=60.0, help="seconds to wait for a backup that runs")
     command = add("fetch", fetch, named="NAME")
     add_choice(command)
+    add_repository(command)
     command.add_argument("--to", required=True, help="file to write")
     command = add("recover", recover, named="?")
     command.add_argument("--boot", action="store_true", help="stop and start nothing: systemd is about to")
@@ -397,7 +427,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("adopt", adopt, named="NAME")
     command.add_argument("--plan", type=Path, required=True, help="what the role redis has prepared")
     command.add_argument("--undo", action="store_true", help="put the old server back after a run that was cut off")
-    add("list", listing, named="?")
+    add_repository(add("list", listing, named="?"))
     add("status", tell_status, named="?")
     for name, run in (
         ("maintain", maintain),

@@ -116,7 +116,7 @@ def write_manifest(restic: Restic, source: Source, manifest: dict[str, Any], whe
 
 def manifest(restic: Restic, backup: Backup) -> dict[str, Any]:
     """Return the manifest of a backup; raises Failed when it cannot be read."""
-    text = b"".join(restic.read(backup.id, f"/{backup.facts.get('source', '')}.json", "--no-lock"))
+    text = b"".join(restic.read(backup.id, f"/{backup.facts.get('source', '')}.json"))
     try:
         loaded: dict[str, Any] = json.loads(text)
     except ValueError as error:

@@ -33,13 +33,18 @@ AT_WORK = 0.03
 
 # What restic's own messages mean for an operator, the first that fits.
 REASONS = (
-    ("wrong password", "the repository refuses the password; expected the one that it was made with (backup_password)"),
-    ("no key found", "the repository refuses the password; expected the one that it was made with (backup_password)"),
+    ("wrong password", "the repository refuses the password; expected the one that it was made with (backup_master_password)"),
+    ("no key found", "the repository refuses the password; expected the one that it was made with (backup_master_password)"),
     ("Is there a repository at the following location", "there is no repository; `databackup init` makes one"),
     ("unable to open config file", "there is no repository, or no way to it; `databackup init` makes one"),
     ("no space left", "the repository is full: make room on its host, or keep less (backup_retention)"),
     ("ENOSPC", "the repository is full: make room on its host, or keep less (backup_retention)"),
     ("SSH_FX_FAILURE", "the repository's host cannot write: most likely its disk is full; make room there"),
+    (
+        "403 Forbidden",
+        "the repository's host lets this host add and read, not remove or overwrite; playbooks/backup_maintain.yml "
+        "removes what is too old",
+    ),
     (
         "Permission denied",
         "the repository's host refuses this host's key or a write; playbooks/backup.yml sets both up",
@@ -55,6 +60,10 @@ REASONS = (
     ("timed out", "the repository's host does not answer; see that it is up and that its firewall lets this host in"),
     ("No route to host", "the repository's host cannot be reached from here"),
     ("unable to start the sftp session", "the repository's host does not answer over sftp"),
+    (
+        "error talking HTTP to rclone",
+        "the repository's host does not answer over ssh as the role backup_vault makes it",
+    ),
     ("does not exist in the repository", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     (
         "ciphertext verification failed",
@@ -69,11 +78,12 @@ REASONS = (
     # What restic says before it gives up, after the time until its next try: "retrying after 1.3s: EOF".
     ("s: EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
     ("no such file or directory", "the repository lacks a part of it: it is damaged, see `databackup check`"),
+    ("> does not exist", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     ("pack", "the repository is damaged: a pack is not what its name says, see `databackup check`"),
 )
 LOCKED = "repository is already locked"
 # What restic tries for a minute as if it might pass, though what is cut off or lost stays so: after so many times it ends.
-LASTING = re.compile(r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory)$", re.M)
+LASTING = re.compile(r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory|does not exist)$", re.M)
 TRIES = 3
 
 
@@ -93,8 +103,8 @@ def failure(what: str, text: str) -> Failed:
         return Failed(f"{what}: {explain(text)}")
     holder = next(line for line in text.splitlines() if LOCKED in line)
     return Locked(
-        f"{what}: the repository is locked by another run ({holder.strip()}). If no such run lives any more, `databackup "
-        "unlock` removes its lock"
+        f"{what}: the repository is locked by another run ({holder.strip()}). The lock of a run that was cut off is removed "
+        "on the repository's host, half an hour later"
     )
 
 
@@ -258,13 +268,7 @@ class Restic:
             except Locked:
                 if time.monotonic() > deadline:
                     raise
-                self._wait_for_lock()
-
-    def _wait_for_lock(self) -> None:
-        # A lock of a process that is gone is told from one that lives by restic itself.
-        with tempfile.TemporaryFile() as file:
-            self.wait(self.start("unlock", "--quiet", stdout=file, stderr=file), file)
-        time.sleep(1)
+                time.sleep(1)
 
     def run(self, *words: str, what: str) -> str:
         """Run restic to its end and return what it printed; raises Failed, which begins with `what`."""
@@ -286,7 +290,7 @@ class Restic:
     def exists(self) -> bool:
         """Tell whether there is a repository; raises Failed when it cannot be told."""
         try:
-            self.run("cat", "config", "--quiet", what="the repository cannot be opened")
+            self.run("cat", "config", "--quiet", "--no-lock", what="the repository cannot be opened")
         except Failed as error:
             text = str(error)
             if "there is no repository" in text and "does not answer" not in text:
@@ -311,22 +315,13 @@ class Restic:
         """Return what takes the data of a new snapshot that holds one file, `path`."""
         return Writer(self, path, host, tags, when)
 
-    def read(self, snapshot: str, path: str, *options: str) -> Iterator[bytes]:
+    def read(self, snapshot: str, path: str) -> Iterator[bytes]:
         """Yield a file of a snapshot; raises Failed at the end when it could not be read whole."""
-        deadline = time.monotonic() + self.repository.lock_timeout
-        reading = self.begun.pop((snapshot, path), None) or Reading(self, snapshot, path, *options)
-        while True:
-            try:
-                yield from reading.chunks()
-                return
-            except Locked:
-                # Which it says before the first byte.
-                if time.monotonic() > deadline:
-                    raise
-            finally:
-                reading.close()
-            self._wait_for_lock()
-            reading = Reading(self, snapshot, path, *options)
+        reading = self.begun.pop((snapshot, path), None) or Reading(self, snapshot, path)
+        try:
+            yield from reading.chunks()
+        finally:
+            reading.close()
 
     @contextmanager
     def ahead(self, snapshot: str, path: str) -> Iterator[None]:
@@ -342,10 +337,12 @@ class Restic:
 class Reading:
     """A file of a snapshot that is being read. Until somebody takes it, restic waits."""
 
-    def __init__(self, restic: Restic, snapshot: str, path: str, *options: str) -> None:
+    def __init__(self, restic: Restic, snapshot: str, path: str) -> None:
         self.what = f"{path} of snapshot {snapshot[:8]} cannot be read"
         self.err = tempfile.TemporaryFile()
-        self.process = restic.start("dump", *options, snapshot, path, stdout=subprocess.PIPE, stderr=self.err)
+        # Without a lock, so that it works on a repository that is full, or that may only be read from. Should maintenance
+        # remove just this snapshot meanwhile, the reading fails and nothing else does.
+        self.process = restic.start("dump", "--no-lock", snapshot, path, stdout=subprocess.PIPE, stderr=self.err)
         self.patience = Patience(self.process, restic.repository.timeout, self.err)
 
     def chunks(self) -> Iterator[bytes]:

@@ -65,9 +65,9 @@ def _load(path: Path, kind: type[Any]) -> Any:
         raise Failed(f"{path}: {error}; the role backup writes it (playbooks/backup.yml)") from None
 
 
-def repository(folder: Path = FOLDER) -> Repository:
-    """Return the repository; raises Failed where its file is missing or broken."""
-    loaded: Repository = _load(folder / "repository.json", Repository)
+def repository(folder: Path = FOLDER, other: Path | None = None) -> Repository:
+    """Return this host's repository, or another one that was lent; raises Failed where its file is missing or broken."""
+    loaded: Repository = _load(other or folder / "repository.json", Repository)
     return loaded
 
 
