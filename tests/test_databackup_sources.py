@@ -480,7 +480,20 @@ class Cluster:
 
     def log_in(self, role: str, statements: str, database: str) -> None:
         """Run SQL in a session that is a role's from its beginning."""
-        words = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", self.folder, "-p", str(self.port), "-U", role, "-d"]
+        words = [
+            "psql",
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            f"{self.folder}",
+            "-p",
+            str(self.port),
+            "-U",
+            role,
+            "-d",
+        ]
         identity = self._identity(self.users["client_user"])
         done = subprocess.run(
             [*words, database], input=statements, cwd="/", capture_output=True, text=True, check=False, **identity
