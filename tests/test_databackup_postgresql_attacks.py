@@ -266,6 +266,23 @@ def test_rights_that_others_passed_on_are_restored_and_lost_ones_are_told(base: 
     )
 
 
+def test_extensions_that_need_a_superuser_come_from_the_server_and_not_from_the_dump(base: Attacked) -> None:
+    base.sql("CREATE EXTENSION pg_stat_statements SCHEMA public")
+    made = base.backup()
+    assert base.restore(made)["found"]["digest"] == made["digest"]
+    named = "SELECT extowner::regrole FROM pg_extension WHERE extname = 'pg_stat_statements'"
+    assert base.sql(named) != ["app"]
+    # On a bare server the inventory names them.
+    base.cluster.sql(f"DROP DATABASE {base.quoted}")
+    with pytest.raises(Failed, match='permission denied to create extension "pg_stat_statements"'):
+        base.restore(made)
+    base.source.options["extensions"] = ["pg_stat_statements"]
+    assert base.restore(made)["found"]["digest"] == made["digest"]
+    assert base.sql(named) != ["app"]
+    base.attack("CREATE TABLE public.mine (a int)")
+    assert base.sql("SELECT datconnlimit FROM pg_database WHERE datname = current_database()") == ["-1"]
+
+
 def test_a_backup_of_before_is_compared_as_it_was_made(base: Attacked) -> None:
     base.attack(
         """

@@ -21,9 +21,9 @@ import re
 import resource
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,6 +105,11 @@ ROW_TEXT = {
     "output": "pg_catalog.textin(pg_catalog.record_out(ROW(databackup_row.*)))",
     "cast": "databackup_row::text",
 }
+# Of some extensions, those that only a superuser may create, and the schema where one has to be.
+UNTRUSTED = (
+    "SELECT json_build_array(name, schema) FROM pg_available_extensions JOIN pg_available_extension_versions "
+    "USING (name) WHERE version = default_version AND NOT trusted AND name IN ({})"
+)
 # Settings that are lists: each of their items is a literal of its own (variable_is_guc_list_quote in PostgreSQL).
 LISTS = (
     "local_preload_libraries",
@@ -114,7 +119,9 @@ LISTS = (
     "temp_tablespaces",
     "unix_socket_directories",
 )
-# A line of `pg_restore --list` with rights that are granted to others, and what it then says in SQL.
+# A line of `pg_restore --list` with a comment that belongs to an extension, which the owner of the database may not own.
+COMMENTS = re.compile(r"^[0-9]+; [0-9]+ [0-9]+ COMMENT - EXTENSION .*\n", re.MULTILINE)
+# One with rights that are granted to others, and what it then says in SQL.
 RIGHTS = re.compile(r"^[0-9]+; [0-9]+ [0-9]+ (?:DEFAULT )?ACL .*", re.MULTILINE)
 GRANTS = re.compile(r"^(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .*(?=;$)", re.MULTILINE)
 # Runs each of some statements, and answers what is wrong with those that fail.
@@ -234,6 +241,22 @@ def _prepare() -> None:
     os.setpgid(0, 0)
     # Of files: what goes through a pipe has no end.
     resource.setrlimit(resource.RLIMIT_FSIZE, (MESSAGES, MESSAGES))
+
+
+@contextmanager
+def _listing(text: str) -> Iterator[int]:
+    """Keep a text in a file without a name, which a child that inherits its number can open."""
+    descriptor = os.memfd_create("listing", 0)
+    try:
+        with open(descriptor, "w", closefd=False) as file:
+            file.write(text)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _path(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
 
 
 def _words(file: IO[bytes]) -> str:
@@ -559,7 +582,7 @@ class Postgresql:
                 with clock.phase("load"):
                     self.say(f"Loading it into {self.new}; {self.name} goes on serving")
                     self._create(session, here)
-                    self._load(file)
+                    self._load(file, contents)
                 with clock.phase("compare"), closing(self.server.session(self.new, self.owner)) as loaded:
                     self.say("Comparing")
                     loaded.ask("BEGIN")
@@ -608,9 +631,25 @@ class Postgresql:
         like = here or {"collate": "C.UTF-8", "ctype": "C.UTF-8", "provider": "c"}
         icu = f" LOCALE_PROVIDER icu ICU_LOCALE {literal(like['icu'])}" if like["provider"] == "i" else ""
         session.ask(
-            f"CREATE DATABASE {new} OWNER {identifier(self.owner)} TEMPLATE template0 ENCODING 'UTF8' "
+            f"CREATE DATABASE {new} CONNECTION LIMIT 0 TEMPLATE template0 ENCODING 'UTF8' "
             f"LC_COLLATE {literal(like['collate'])} LC_CTYPE {literal(like['ctype'])}{icu}"
         )
+        names = self._extensions(here)
+        if wanted := session.ask(UNTRUSTED.format(", ".join(map(literal, names)))) if names else []:
+            # Scripts of the server's own, in a database that is empty and that nobody else may enter yet.
+            with closing(self.server.session(self.new)) as empty:
+                for name, schema in map(json.loads, wanted):
+                    empty.ask(f"CREATE EXTENSION {identifier(name)}{'' if schema else ' SCHEMA public'}")
+        session.ask(f"ALTER DATABASE {new} OWNER TO {identifier(self.owner)}; ALTER DATABASE {new} CONNECTION LIMIT -1")
+
+    def _extensions(self, here: dict[str, Any] | None) -> list[str]:
+        """Return the extensions that were declared, and those of the database that is there: a dump's are not taken."""
+        names = [str(name) for name in self.source.options.get("extensions", [])]
+        if here and here["allowed"]:
+            # A database that the owner cannot enter has none that its backup would need.
+            with suppress(Failed), closing(self.server.session(self.name, self.owner)) as session:
+                names += [str(json.loads(line)) for line in session.ask("SELECT to_json(extname) FROM pg_extension")]
+        return names
 
     def _liken(self, session: Session, here: dict[str, Any]) -> None:
         """Give the new database what the old one has around its content: settings, rights, and the limit of clients."""
@@ -627,19 +666,20 @@ class Postgresql:
             statements += [f"{whose} SET {setting(item)}" for item in settings]
         session.ask(f"BEGIN; {'; '.join(statements)}; COMMIT")
 
-    def _load(self, file: IO[bytes]) -> None:
+    def _load(self, file: IO[bytes], contents: str) -> None:
         """Load a dump as the owner, who has nothing to fall back to."""
         file.seek(0)
-        with tempfile.TemporaryFile() as err:
+        with tempfile.TemporaryFile() as err, _listing(COMMENTS.sub("", contents)) as listed:
             process = self.server.run(
                 [
-                    *("pg_restore", "--exit-on-error", "--no-owner", "--no-privileges"),
+                    *("pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", f"--use-list={_path(listed)}"),
                     *("--dbname", self.new),
                 ],
                 role=self.owner,
                 stdin=file,
                 stdout=subprocess.DEVNULL,
                 stderr=err,
+                inherited=[listed],
             )
             try:
                 if process.wait() != 0:
@@ -652,12 +692,8 @@ class Postgresql:
         entries = RIGHTS.findall(contents)
         if not entries:
             return
-        listed = os.memfd_create("rights", 0)
-        try:
-            os.write(listed, "\n".join([*entries, ""]).encode())
-            script = self._look(file, "--file=-", f"--use-list=/proc/self/fd/{listed}", inherited=[listed])
-        finally:
-            os.close(listed)
+        with _listing("\n".join([*entries, ""])) as listed:
+            script = self._look(file, "--file=-", f"--use-list={_path(listed)}", inherited=[listed])
         refused = []
         if grants := GRANTS.findall(script):
             refused = [str(json.loads(line)) for line in loaded.ask(TRY.format(", ".join(map(literal, grants))))]
