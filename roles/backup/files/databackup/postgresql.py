@@ -94,8 +94,8 @@ HIDDEN = (
     "SELECT json_build_array(n.nspname, c.relname, pg_get_userbyid(c.relowner), readable) "
     "FROM (SELECT *, has_schema_privilege(relnamespace, 'USAGE') AND has_table_privilege(oid, 'SELECT') AS readable "
     "FROM pg_class WHERE relkind IN ('r', 'p', 'S')) c JOIN pg_namespace n ON n.oid = c.relnamespace "
-    "WHERE (NOT readable OR c.relkind = 'r' AND row_security_active(c.oid)) AND c.relpersistence <> 't' AND n.nspname NOT LIKE 'pg\\_%' "
-    "AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend d "
+    "WHERE (NOT readable OR c.relkind = 'r' AND row_security_active(c.oid)) AND c.relpersistence <> 't' "
+    "AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend d "
     "WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') "
     "ORDER BY n.nspname, c.relname LIMIT 1"
 )
@@ -520,6 +520,8 @@ class Postgresql:
     def check(self, manifest: dict[str, Any], environment: str) -> None:
         """Raise Failed if the backup does not fit this server."""
         steps.fits(self.source, manifest, environment)
+        if (row_text := manifest.get("row_text", "cast")) not in ROW_TEXT:
+            raise Failed(f"the backup's row_text: found {row_text!r}; expected one of {', '.join(ROW_TEXT)}")
         with closing(self.server.session(MAINTENANCE)) as session:
             told = session.one(
                 "SELECT json_build_object('version', current_setting('server_version'), "
