@@ -31,6 +31,7 @@ APP_ENV = "/etc/quantdesk/quantdesk.env"
 APP_SOCKETS = "/opt/quantdesk/current/venv/lib/python3*/site-packages/quantdesk/sockets.py"
 # Its unit is done when it serves.
 APP_RESTART = "systemctl restart 'quantdesk@*.service'"
+POSTGRESQL = "/etc/postgresql/15/main"
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
@@ -79,6 +80,12 @@ def unit(
     restart = "systemctl daemon-reload; systemctl restart redis-server"
     take = f"printf '[Service]\\n{setting}\\n' > {folder}/zz-audit.conf; {restart}; {and_take}"
     return Mutation(control, name, take, f"rm {folder}/zz-audit.conf; {and_back}; {restart}", along=set(along))
+
+
+def postgresql(control: int, name: str, take: str, back: str) -> Mutation:
+    """Return a mutation by two statements of the superuser in its own database."""
+    ask = 'cd /; runuser -u postgres -- psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --command "{}"'
+    return Mutation(control, name, ask.format(take), ask.format(back), host="db1")
 
 
 LOAD = f"redis-admin CONFIG SET tls-ca-cert-file {TLS}/ca.crt tls-cert-file {TLS}/host.crt tls-key-file {TLS}/host.key"
@@ -300,6 +307,26 @@ MUTATIONS = [
         f"mv /root/audit-61 {APP_SOCKETS}; {APP_RESTART}",
         host="app1",
     ),
+    postgresql(
+        47,
+        "the application's role reads files of the server",
+        "GRANT pg_read_server_files TO quantdesk",
+        "REVOKE pg_read_server_files FROM quantdesk",
+    ),
+    Mutation(
+        48,
+        "another user of the host comes in where backups do",
+        f"cp -a {POSTGRESQL}/pg_ident.conf /root/audit-48; "
+        f"echo 'databackup nobody quantdesk' >> {POSTGRESQL}/pg_ident.conf; systemctl reload postgresql@15-main",
+        f"mv /root/audit-48 {POSTGRESQL}/pg_ident.conf; systemctl reload postgresql@15-main",
+        host="db1",
+    ),
+    postgresql(
+        49,
+        "anybody makes functions where the superuser works",
+        "GRANT CREATE ON SCHEMA public TO PUBLIC",
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    ),
 ]
 UNREACHED = {
     14: "topology standalone has no Sentinel",
@@ -391,7 +418,12 @@ def main(wanted: set[int]) -> int:
     if clean or problems:
         print(f"The lab does not pass as it is: {'; '.join(problems)}. Run `make up` first.")
         return 1
+    hosts = (LAB / "ssh/config").read_text().split()
     mutations = [mutation for mutation in MUTATIONS if not wanted or mutation.control in wanted]
+    for mutation in mutations:
+        if mutation.host not in hosts:
+            print(f"not here  control {mutation.control:2}  this lab has no host {mutation.host}; molecule/scaled has")
+    mutations = [mutation for mutation in mutations if mutation.host in hosts]
     killed = 0
     for mutation in mutations:
         try:

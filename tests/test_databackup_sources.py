@@ -453,30 +453,68 @@ class Cluster:
     def __init__(self) -> None:
         # Not below pytest's folders: the server's user may not enter those.
         self.folder = Path(tempfile.mkdtemp(prefix="databackup-postgresql-"))
+        self.folder.chmod(0o711)
         self.bin = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parts[4]))
         self.user = ""
         if os.geteuid() == 0:
             self.user = "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
             shutil.chown(self.folder, self.user)
         self.port = free_port()
-        self.server = Server({"socket": str(self.folder), "port": self.port, "system_user": self.user})
+        # What reads and writes a database's content is another user, who comes in as the database's owner only.
+        client = "nobody" if self.user else ""
+        self.users = {"system_user": self.user, "client_user": client}
+        self.server = Server({"socket": str(self.folder), "port": self.port, **self.users})
         user = self.user or pwd.getpwuid(os.getuid()).pw_name
         self.run(
             "initdb", "-D", f"{self.folder}/data", "-U", user, "-A", "peer", "-E", "UTF8", "--locale=C", "--no-sync"
         )
+        data = self.folder / "data"
+        (data / "pg_hba.conf").write_text("local all app peer map=databackup\nlocal all all peer\n")
+        (data / "pg_ident.conf").write_text(f"databackup {client or user} app\n")
         self.start()
         self.databases = 0
-        self.sql("CREATE ROLE app; CREATE ROLE reader")
+        self.sql("CREATE ROLE app LOGIN; CREATE ROLE reader; CREATE ROLE other")
 
     def run(self, name: str, *words: str) -> None:
         """Run one of the server's programs."""
-        identity: dict[str, Any] = {}
-        if self.user:
-            entry = pwd.getpwnam(self.user)
-            identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
         with (self.folder / "log").open("ab") as log:
-            done = subprocess.run([self.bin / name, *words], cwd="/", stdout=log, stderr=log, check=False, **identity)
+            done = subprocess.run(
+                [self.bin / name, *words], cwd="/", stdout=log, stderr=log, check=False, **self.identity
+            )
         assert done.returncode == 0, (self.folder / "log").read_text()[-2000:]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes a program the server's user's."""
+        return self._identity(self.user)
+
+    def _identity(self, user: str) -> dict[str, Any]:
+        if not user:
+            return {}
+        entry = pwd.getpwnam(user)
+        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+    def log_in(self, role: str, statements: str, database: str) -> None:
+        """Run SQL in a session that is a role's from its beginning."""
+        words = [
+            "psql",
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            f"{self.folder}",
+            "-p",
+            str(self.port),
+            "-U",
+            role,
+            "-d",
+        ]
+        identity = self._identity(self.users["client_user"])
+        done = subprocess.run(
+            [*words, database], input=statements, cwd="/", capture_output=True, text=True, check=False, **identity
+        )
+        assert done.returncode == 0, done.stderr
 
     def start(self) -> None:
         """Start it, and wait until it serves."""
@@ -501,10 +539,10 @@ class Cluster:
         """Return the databases that are not the server's own."""
         return set(self.sql("SELECT datname FROM pg_database")) - {"postgres", "template0", "template1"}
 
-    def summary(self, database: str) -> Summary:
+    def summary(self, database: str, row_text: str = "output") -> Summary:
         """Return what is in a database."""
-        with closing(self.server.session(database)) as session:
-            return session.summarize(session.tables())
+        with closing(self.server.session(database, "app")) as session:
+            return session.summarize(row_text)
 
     def new(self) -> str:
         """Make a database with data of several types, and return its name."""
@@ -559,9 +597,9 @@ class Base:
             database=self.name,
             port=cluster.port,
             socket=str(cluster.folder),
-            system_user=cluster.user,
             owner="app",
             unit="",
+            **cluster.users,
         )
         self.service: Any = steps.units("")
         self.say: Callable[[str], None] = quiet
@@ -700,6 +738,7 @@ def test_a_served_database_stays_when_the_backup_does_not_fit(base: Base, base_m
         ({"digest": "0" * 32}, r"is not what its manifest says.*The data from before are in place"),
         ({"environment": "production"}, "environment 'production'"),
         ({"kind": "sqlite"}, "expected a backup of the same kind"),
+        ({"row_text": "another"}, "row_text: found 'another'; expected one of output, cast"),
         ({"server_version_num": 990001, "server_version": "99.1"}, "made by PostgreSQL 99.1, and .* cannot read it"),
         ({"bytes": 1 << 60}, "MiB free"),
         (cut, r"(PostgreSQL refuses the backup|pg_restore cannot read the dump)"),
@@ -730,7 +769,9 @@ def _end_pg_dump(_cluster: Cluster) -> None:
 @pytest.mark.parametrize("cut", [_end_pg_dump, lambda cluster: cluster.stop("immediate")], ids=["pg_dump", "server"])
 def test_a_dump_that_is_cut_off_is_no_backup(base: Base, cut: Callable[[Cluster], None]) -> None:
     # More than pipes hold, so that the end of the dump cannot be there yet.
-    base.sql("CREATE TABLE public.big AS SELECT repeat(md5(i::text), 40) AS v FROM generate_series(1, 6000) i")
+    base.sql(
+        "SET ROLE app; CREATE TABLE public.big AS SELECT repeat(md5(i::text), 40) AS v FROM generate_series(1, 6000) i"
+    )
     base.say = lambda text: cut(base.cluster) if text.startswith("Dumping") else None
     try:
         with pytest.raises(Failed, match=r"pg_dump of .* ended before its end|PostgreSQL on port"):

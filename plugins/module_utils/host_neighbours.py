@@ -119,8 +119,10 @@ PACKAGE_HBA = {
 }
 # What stands below it in our pg_hba.conf is not ours.
 KEPT = "# --- From before: these lines are others', and stay as they are ---\n"
-# One question for all that matters of a cluster.
+# One question for all that matters of a cluster. In older ones anybody may have functions in the schema public: none
+# is to be taken for PostgreSQL's own.
 QUESTION = """
+SET search_path = pg_catalog;
 SELECT json_build_object(
   'databases', (SELECT json_object_agg(datname, pg_get_userbyid(datdba)) FROM pg_database WHERE NOT datistemplate),
   'roles', (SELECT json_object_agg(rolname, rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from pathlib import Path
 
 import pytest
 from testinfra.host import Host
 
-from conftest import ADDRESSES, LAB, connect, secret
+from conftest import ADDRESSES, LAB, connect, playbook, secret
 
 ADDRESS = ADDRESSES["db1"]
 # Runs with what the application itself connects with; the password comes by standard input.
@@ -77,6 +79,55 @@ def test_refuses_other_users_and_other_databases(password: str, user: str, datab
 )
 def test_the_owner_of_the_database_is_nobody_beyond_it(password: str, statement: str) -> None:
     assert "InsufficientPrivilegeError" in login("tls", "quantdesk", password, statement)
+
+
+@pytest.mark.parametrize(
+    ("user", "role", "database", "answer"),
+    [
+        ("databackup-postgresql", "quantdesk", "quantdesk", "quantdesk|off"),
+        ("databackup-postgresql", "quantdesk", "postgres", "Peer authentication failed"),
+        ("databackup-postgresql", "postgres", "quantdesk", "Peer authentication failed"),
+        ("nobody", "quantdesk", "quantdesk", "Peer authentication failed"),
+    ],
+)
+def test_backups_log_in_as_the_owner_and_as_nobody_else(user: str, role: str, database: str, answer: str) -> None:
+    question = "SELECT session_user, current_setting('is_superuser')"
+    words = f'psql -X -qAt -h /var/run/postgresql -U {role} -d {database} -c "{question}"'
+    done = connect("db1").run(f"cd / && runuser -u {user} -- {words}")
+    assert answer in done.stdout + done.stderr
+
+
+def test_the_server_runs_without_root_and_starts_again() -> None:
+    db1: Host = connect("db1")
+    for restarted in (False, True):
+        if restarted:
+            db1.check_output("systemctl restart postgresql@15-main")
+        process = db1.check_output("systemctl show --property MainPID --value postgresql@15-main")
+        status = db1.check_output(f"cat /proc/{process}/status")
+        assert "NoNewPrivs:\t1" in status
+        assert "Seccomp:\t2" in status
+        assert status.count("0000000000000000\n") >= 5
+        # The group of the key came with the user.
+        assert login("tls", "quantdesk", secret("database_password")) == "ok 1"
+
+
+def test_verify_names_what_backups_or_the_role_may_beyond_their_own(tmp_path: Path) -> None:
+    db1: Host = connect("db1")
+    ask = 'cd / && runuser -u postgres -- psql -X -q -v ON_ERROR_STOP=1 -c "{}"'
+    ident = "/etc/postgresql/15/main/pg_ident.conf"
+    report = tmp_path / "verify.json"
+    db1.check_output(f"cp -a {ident} /root/ && echo 'databackup nobody quantdesk' >> {ident}")
+    try:
+        db1.check_output("systemctl reload postgresql@15-main")
+        db1.check_output(ask.format("GRANT pg_read_server_files TO quantdesk"))
+        db1.check_output(ask.format("GRANT CREATE ON SCHEMA public TO PUBLIC"))
+        playbook("verify.yml", "--limit", "db1", "-e", f"verify_report={report}")
+    finally:
+        db1.check_output(ask.format("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
+        db1.check_output(ask.format("REVOKE pg_read_server_files FROM quantdesk"))
+        db1.check_output(f"mv /root/pg_ident.conf {ident} && systemctl reload postgresql@15-main")
+    failed = [check["control"] for check in json.loads(report.read_text())["checks"] if check["verdict"] == "FAILED"]
+    assert sorted(failed) == [[47], [48], [49]]
 
 
 @pytest.mark.parametrize("name", ["outsider", "lb1", "redis1"])

@@ -2,11 +2,14 @@
 #   load.sh VERSION
 set -eu
 version=$1
+# Nothing that somebody else has made in a schema is taken for PostgreSQL's own.
+export PGOPTIONS='-c search_path=pg_catalog'
 psql() { cd / && runuser -u postgres -- psql --no-psqlrc --cluster "$version/main" -qAt -c "$1"; }
 # Both views read the files as they are now, before the server does.
 problems=$(psql "SELECT format('%s:%s: %s', sourcefile, sourceline, error) FROM pg_file_settings WHERE error IS NOT NULL
                  AND error NOT LIKE '%without restarting%'
-  UNION ALL SELECT format('pg_hba.conf:%s: %s', line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL")
+  UNION ALL SELECT format('pg_hba.conf:%s: %s', line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL
+  UNION ALL SELECT format('pg_ident.conf:%s: %s', line_number, error) FROM pg_ident_file_mappings WHERE error IS NOT NULL")
 if [ -n "$problems" ]; then
   echo "PostgreSQL refuses, and goes on with what it has: $problems" >&2
   exit 1

@@ -1,7 +1,9 @@
 # Print what the role must know of a host, as name=value lines. Changes nothing.
-#   look.sh VERSION TLS-CERTIFICATE TLS-KEY PACKAGE…
-version=$1 cert=$2 key=$3
-shift 3
+#   look.sh VERSION TLS-CERTIFICATE TLS-KEY CLIENT-USER PACKAGE…
+version=$1 cert=$2 key=$3 client=$4
+shift 4
+# Nothing that somebody else has made in a schema is taken for PostgreSQL's own.
+export PGOPTIONS='-c search_path=pg_catalog'
 missing=
 for package in "$@"; do
   case $(dpkg-query --show --showformat='${db:Status-Abbrev}' "$package" 2>/dev/null) in
@@ -11,13 +13,14 @@ for package in "$@"; do
 done
 echo "missing=${missing# }"
 echo "groups=$(id -nG postgres 2>/dev/null)"
+echo "client=$(id -u "$client" >/dev/null 2>&1 && echo yes)"
 folder=/etc/postgresql/$version/main
 # The running server against what it was started and loaded from: a run that was cut off is made good by the next one.
 psql() { cd / && runuser -u postgres -- psql --no-psqlrc --cluster "$version/main" -qAt -c "$1" 2>/dev/null; }
 loaded=$(psql "SELECT floor(extract(epoch FROM pg_conf_load_time()))")
 echo "running=${loaded:+yes}"
 if [ -n "$loaded" ]; then
-  for file in "$folder/conf.d/managed.conf" "$folder/pg_hba.conf" "$cert" "$key"; do
+  for file in "$folder/conf.d/managed.conf" "$folder/pg_hba.conf" "$folder/pg_ident.conf" "$cert" "$key"; do
     changed=$(stat --dereference --format %Y "$file" 2>/dev/null) && [ "$changed" -gt "$loaded" ] && echo "newer=$file"
   done
   echo "pending=$(psql "SELECT string_agg(name, ' ') FROM pg_settings WHERE pending_restart")"

@@ -1,7 +1,11 @@
 """A database of PostgreSQL on this host: backed up while it is written to, and put back beside the old one.
 
-All is asked as the system's user of PostgreSQL over its socket, which needs no password. A transaction holds one
-moment of the database; pg_dump and the digest both read that moment.
+Nothing that the application's role could have made is evaluated with more rights than that role has: what reads or
+writes the database's content logs in as the database's owner, so that there is nothing to fall back to, and runs as a
+system user (`client_user`) whom pg_ident.conf lets in as that owner and as nobody else. The system's user of PostgreSQL,
+its superuser, is in the maintenance database only: it makes, renames and drops databases, and reads the catalog that all
+of them share. Both go over the socket, without a password. A transaction holds one moment of the database; pg_dump and
+the digest both read that moment.
 
 A restore loads the backup into a database of its own, compares it, and exchanges the two names in one transaction: the
 old database stays as NAME_before_restore_… A journal says how far one has come: one that was cut off before the
@@ -13,11 +17,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import resource
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,18 +46,41 @@ LOCKS = 10
 # Where the database of the name is not there, its commands are asked here.
 MAINTENANCE = "postgres"
 
-# The same text for the same row, whatever the server, the database or the role are set to.
+# Who runs the clients that read and write the database's content.
+CLIENT_USER = "databackup-postgresql"
+# Bytes of a client's messages: whoever has functions in a database can have them say something without an end.
+MESSAGES = 16 << 20
+
+# A role and a database have settings of their own, which the role can change: none of them may change what a session of
+# ours reads, writes or understands. The same text for the same row, whatever the server is set to.
+FIXED = {
+    "search_path": "pg_catalog",
+    "role": "none",
+    "row_security": "off",
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": r"read\ committed",
+    "default_transaction_deferrable": "off",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "client_min_messages": "error",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+}
 SETTINGS = (
-    "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; "
-    f"SET lock_timeout = '{LOCKS}s'; SET row_security = off; SET search_path = pg_catalog; SET TimeZone = 'UTC'; "
-    "SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 1; SET bytea_output = 'hex'; "
-    # A query whose client is gone ends; PostgreSQL 14 and later.
-    "DO $$ BEGIN PERFORM set_config(name, '2s', false) FROM pg_settings "
-    "WHERE name = 'client_connection_check_interval'; END $$;"
+    f"SET lock_timeout = '{LOCKS}s'; "
+    # What not all versions have. A query whose client is gone ends.
+    "DO $$ BEGIN PERFORM set_config(name, value, false) FROM pg_settings JOIN (VALUES "
+    "('client_connection_check_interval', '2s'), ('idle_session_timeout', '0'), ('transaction_timeout', '0')) "
+    "AS wanted (name, value) USING (name); END $$"
 )
 # Tables with rows of their own: not those of the system or of an extension, and partitions instead of the whole.
 TABLES = (
-    "SELECT json_build_array(n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+    "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
     "WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname NOT LIKE 'pg\\_%' "
     "AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend d "
     "WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')"
@@ -60,6 +89,48 @@ OBJECTS = (
     "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
     "WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'"
 )
+# What the owner cannot back up as a whole: tables whose rows it may not read, or not all of them.
+HIDDEN = (
+    "SELECT json_build_array(n.nspname, c.relname, pg_get_userbyid(c.relowner), readable) "
+    "FROM (SELECT *, has_schema_privilege(relnamespace, 'USAGE') AND has_table_privilege(oid, 'SELECT') AS readable "
+    "FROM pg_class WHERE relkind IN ('r', 'p', 'S')) c JOIN pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE (NOT readable OR c.relkind = 'r' AND row_security_active(c.oid)) AND c.relpersistence <> 't' "
+    "AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend d "
+    "WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') "
+    "ORDER BY n.nspname, c.relname LIMIT 1"
+)
+# How a row becomes text for the digest, as a manifest names it in `row_text`. A cast from a row's type can be the
+# role's own, which is what backups had that name none.
+ROW_TEXT = {
+    "output": "pg_catalog.textin(pg_catalog.record_out(ROW(databackup_row.*)))",
+    "cast": "databackup_row::text",
+}
+# Of some extensions, those that only a superuser may create, and the schema where one has to be.
+UNTRUSTED = (
+    "SELECT json_build_array(name, schema) FROM pg_available_extensions JOIN pg_available_extension_versions "
+    "USING (name) WHERE version = default_version AND NOT trusted AND name IN ({})"
+)
+# Settings that are lists: each of their items is a literal of its own (variable_is_guc_list_quote in PostgreSQL).
+LISTS = (
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "temp_tablespaces",
+    "unix_socket_directories",
+)
+# A line of `pg_restore --list` with a comment that belongs to an extension, which the owner of the database may not own.
+COMMENTS = re.compile(r"^[0-9]+; [0-9]+ [0-9]+ COMMENT - EXTENSION .*\n", re.MULTILINE)
+# One with rights that are granted to others, and what it then says in SQL.
+RIGHTS = re.compile(r"^[0-9]+; [0-9]+ [0-9]+ (?:DEFAULT )?ACL .*", re.MULTILINE)
+GRANTS = re.compile(r"^(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .*(?=;$)", re.MULTILINE)
+# Runs each of some statements, and answers what is wrong with those that fail.
+TRY = """
+CREATE FUNCTION pg_temp.try(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN EXECUTE statement; RETURN NULL; EXCEPTION WHEN OTHERS THEN RETURN SQLERRM; END $$;
+SELECT to_json(statement || ': ' || wrong)
+FROM (SELECT statement, pg_temp.try(statement) AS wrong FROM unnest(ARRAY[{}]) AS statement OFFSET 0) AS tried
+WHERE wrong IS NOT NULL"""
 
 
 @dataclass(frozen=True)
@@ -82,6 +153,18 @@ def literal(text: str) -> str:
     return f"E'{escaped}'"
 
 
+def setting(text: str) -> str:
+    """Return a setting of a database, NAME=VALUE as the catalog has it, as SQL sets it; nothing is evaluated for it."""
+    name, value = text.split("=", 1)
+    values = [value]
+    if name.lower() in LISTS:
+        items = re.findall(r'\s*(?:"((?:[^"]|"")*)"|([^",]*))\s*(?:,|$)', value)
+        values = [quoted.replace('""', '"') or plain.strip() for quoted, plain in items]
+        # The end of the text is found as one more, empty.
+        values = [item for item in values if item] or [""]
+    return f"{'.'.join(map(identifier, name.split('.')))} TO {', '.join(map(literal, values))}"
+
+
 class Server:
     """The server on this host, and the programs that speak to it."""
 
@@ -89,6 +172,7 @@ class Server:
         self.socket = str(options.get("socket", "/var/run/postgresql"))
         self.port = int(options.get("port", 5432))
         self.user = str(options.get("system_user", "postgres"))
+        self.client_user = str(options.get("client_user", CLIENT_USER))
 
     @property
     def where(self) -> str:
@@ -96,28 +180,45 @@ class Server:
         return f"PostgreSQL on port {self.port} of {self.socket}"
 
     def run(
-        self, words: Sequence[str], *, stdin: int | IO[bytes] = subprocess.DEVNULL, stdout: int, stderr: IO[bytes]
+        self,
+        words: Sequence[str],
+        *,
+        role: str = "",
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+        stdout: int | IO[bytes],
+        stderr: IO[bytes],
+        inherited: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start a program as the system's user; it ends with this process, even if that is killed."""
+        """Start a program that logs in as a role, or as the superuser; it ends with this process, even if that is killed."""
         identity: dict[str, Any] = {}
-        if self.user:
+        if user := self.client_user if role else self.user:
             try:
-                entry = getpwnam(self.user)
+                entry = getpwnam(user)
             except KeyError:
+                expected = "the one that may log in as the owner" if role else "the one that PostgreSQL runs as"
                 raise Failed(
-                    f"found no user {self.user!r} on this host; expected the one that PostgreSQL runs as"
+                    f"found no user {user!r} on this host; expected {expected}: playbooks/database.yml makes it"
                 ) from None
             # Not by runuser: that would stand between, and live or die on its own.
             identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
         where = ["--host", self.socket, "--port", str(self.port), "--no-password"]
+        if role:
+            where += ["--username", role]
         try:
             return subprocess.Popen(
-                [words[0], *([] if "--list" in words else where), *words[1:]],
+                [words[0], *(where if "--dbname" in words else []), *words[1:]],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
-                # No PG… of the caller's changes whom it asks, or as whom.
-                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "PGCONNECT_TIMEOUT": "20"},
+                pass_fds=inherited,
+                # No PG… of the caller's changes whom it asks, or as whom; and no setting of a role or a database how.
+                env={
+                    "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+                    "LC_ALL": "C",
+                    "PGCONNECT_TIMEOUT": "20",
+                    "PGCLIENTENCODING": "UTF8",
+                    "PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in FIXED.items()),
+                },
                 cwd="/",
                 preexec_fn=_prepare,
                 **identity,
@@ -127,22 +228,45 @@ class Server:
                 f"{words[0]} is not installed; expected PostgreSQL's client programs beside its server"
             ) from None
         except PermissionError as error:
-            raise Failed(f"{words[0]} cannot be run as {self.user}: {error.strerror}; expected to be root") from None
+            raise Failed(f"{words[0]} cannot be run as {user}: {error.strerror}; expected to be root") from None
 
-    def session(self, database: str) -> Session:
-        """Return a session in a database; raises Failed when none comes about."""
-        return Session(self, database)
+    def session(self, database: str, role: str = "") -> Session:
+        """Return a session in a database, of a role or the superuser; raises Failed when none comes about."""
+        return Session(self, database, role)
 
 
 def _prepare() -> None:
     die_with_parent()
     # Ctrl-C and a cut ssh connection are for the parent to handle.
     os.setpgid(0, 0)
+    # Of files: what goes through a pipe has no end.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MESSAGES, MESSAGES))
+
+
+@contextmanager
+def _listing(text: str) -> Iterator[int]:
+    """Keep a text in a file without a name, which a child that inherits its number can open."""
+    descriptor = os.memfd_create("listing", 0)
+    try:
+        with open(descriptor, "w", closefd=False) as file:
+            file.write(text)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _path(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
 
 
 def _words(file: IO[bytes]) -> str:
     lines = [line for line in said(file).strip().splitlines() if line.strip()]
-    return " / ".join(lines[-3:])[:500] or "nothing was said"
+    return _printable(" / ".join(lines[-3:])[:500]) or "nothing was said"
+
+
+def _printable(text: str) -> str:
+    """Return a text that a terminal only shows: names of a database's are in it, and are whatever its role likes."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text.replace("\t", " "))
 
 
 class Session:
@@ -150,9 +274,10 @@ class Session:
 
     END = "-- end of the answer --"
 
-    def __init__(self, server: Server, database: str) -> None:
+    def __init__(self, server: Server, database: str, role: str) -> None:
         self.server = server
         self.database = database
+        self.role = role
         self.err = tempfile.TemporaryFile()
         self.process = server.run(
             [
@@ -165,6 +290,7 @@ class Session:
                 "--dbname",
                 database,
             ],
+            role=role,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.err,
@@ -195,6 +321,10 @@ class Session:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         words = "" if self.err.closed else _words(self.err)
+        if self.role and re.search(r"Peer authentication failed|no pg_hba\.conf entry", words):
+            words += (
+                f"; expected a login of {self.server.client_user} as {self.role}, which playbooks/database.yml allows"
+            )
         raise Failed(f"{self.server.where}, database {self.database}: {words}")
 
     def one(self, statement: str) -> Any:
@@ -202,24 +332,41 @@ class Session:
         answer = "\n".join(self.ask(statement))
         return json.loads(answer) if answer else None
 
-    def tables(self) -> list[tuple[str, str]]:
-        """Return schema and name of all tables with rows of their own."""
-        return sorted((schema, name) for schema, name in map(json.loads, self.ask(TABLES)))
+    def each(self, query: str) -> list[str]:
+        """Run the SQL that a query answers. Names of the database's are in it: psql itself does not read them so."""
+        return self.ask(f"{query} \\gexec\n")
 
-    def summarize(self, tables: list[tuple[str, str]]) -> Summary:
-        """Count and digest rows, whatever their order is."""
-        lines, rows = [], 0
-        for schema, name in tables:
-            # The whole row as text: an alias that is no column's name, or it would be that column.
-            count, total = self.one(
-                "SELECT json_build_array(count(*), coalesce(sum(('x' || substr(md5(databackup_row::text), 1, 16))"
-                f"::bit(64)::bigint::numeric), 0)::text) FROM ONLY {identifier(schema)}.{identifier(name)} "
-                "AS databackup_row"
+    def hidden(self) -> str:
+        """Return what keeps the session's role from reading all rows; nothing where it reads all."""
+        found = self.one(HIDDEN)
+        if found is None:
+            return ""
+        schema, name, owner = map(_printable, found[:3])
+        if found[3]:
+            return (
+                f"table {schema}.{name} hides rows from its owner, and so from a backup; expected ALTER TABLE … NO FORCE "
+                "ROW LEVEL SECURITY"
             )
-            lines.append(f"{json.dumps([schema, name])}:{count}:{total}")
-            rows += int(count)
+        return (
+            f"table {schema}.{name} belongs to {owner}; expected an owner that {self.role} may act as: ALTER TABLE … "
+            f"OWNER TO {self.role}"
+        )
+
+    def summarize(self, row_text: str = "output") -> Summary:
+        """Count and digest rows, whatever their order is."""
+        text = ROW_TEXT[row_text]
+        # The whole row as text: an alias that is no column's name, or it would be that column.
+        count = (
+            "SELECT json_build_array(%L, %L, count(*), coalesce(sum((''x'' || pg_catalog.substr(pg_catalog.md5("
+            f"{text}), 1, 16))::bit(64)::bigint::numeric), 0)::text) FROM ONLY %I.%I AS databackup_row"
+        )
+        lines, rows = [], 0
+        answers = self.each(f"SELECT format('{count}', n.nspname, c.relname, n.nspname, c.relname) {TABLES}")
+        for schema, name, number, total in map(json.loads, answers):
+            lines.append(f"{json.dumps([schema, name])}:{number}:{total}")
+            rows += int(number)
         digest = hashlib.blake2b("\n".join(sorted(lines)).encode(), digest_size=16).hexdigest()
-        return Summary(rows, digest, len(tables))
+        return Summary(rows, digest, len(answers))
 
     def close(self) -> None:
         """End it; what was not committed is undone."""
@@ -249,7 +396,9 @@ class Postgresql:
         """Write a backup and return its manifest, with `id`; raises Failed, and then there is no new one."""
         self.journal.refuse()
         when = datetime.now(UTC).replace(microsecond=0)
-        with closing(self.server.session(self.name)) as session:
+        with closing(self.server.session(self.name, self.owner)) as session:
+            if hidden := session.hidden():
+                raise Failed(f"{self.server.where}, database {self.name}: {hidden}")
             session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             (snapshot,) = session.ask("SELECT pg_export_snapshot()")
             about = session.one(
@@ -298,6 +447,7 @@ class Postgresql:
             "items": summary.rows,
             "tables": summary.tables,
             "digest": summary.digest,
+            "row_text": "output",
             "bytes": spool.size,
             "sha256": sha256,
             "data": written,
@@ -310,9 +460,10 @@ class Postgresql:
         # Not compressed: restic does that, and finds what it has already.
         process = self.server.run(
             [
-                *("pg_dump", "--format=custom", "--compress=0", f"--snapshot={snapshot}"),
+                *("pg_dump", "--format=custom", "--compress=0", "--encoding=UTF8", f"--snapshot={snapshot}"),
                 *(f"--lock-wait-timeout={LOCKS}s", "--dbname", self.name),
             ],
+            role=self.owner,
             stdout=subprocess.PIPE,
             stderr=err,
         )
@@ -341,25 +492,36 @@ class Postgresql:
                 end(process)
 
     def _count(self, session: Session) -> Summary:
-        tables = session.tables()
-        if tables:
-            named = ", ".join(f"ONLY {identifier(schema)}.{identifier(name)}" for schema, name in tables)
-            session.ask(f"LOCK TABLE {named} IN ACCESS SHARE MODE")
-        return session.summarize(tables)
+        session.each(
+            "SELECT format('LOCK TABLE %s IN ACCESS SHARE MODE', string_agg(format('ONLY %I.%I', n.nspname, c.relname), ', ')) "
+            f"{TABLES} HAVING count(*) > 0"
+        )
+        return session.summarize()
 
-    def _look(self, file: IO[bytes]) -> None:
-        """Have pg_restore read a dump's table of contents; raises Failed if it cannot."""
+    def _look(self, file: IO[bytes], *options: str, inherited: Sequence[int] = ()) -> str:
+        """Return what pg_restore says of a dump, at first its table of contents; raises Failed if it cannot read it."""
         file.seek(0)
         with tempfile.TemporaryFile() as err:
-            process = self.server.run(["pg_restore", "--list"], stdin=file, stdout=subprocess.DEVNULL, stderr=err)
-            if process.wait() != 0:
+            process = self.server.run(
+                ["pg_restore", *(options or ["--list"])],
+                role=self.owner,
+                stdin=file,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                inherited=inherited,
+            )
+            told, _ = process.communicate()
+            if process.returncode != 0:
                 raise Failed(f"pg_restore cannot read the dump: {_words(err)}")
+        return told.decode(errors="replace")
 
     # --- Restore ---
 
     def check(self, manifest: dict[str, Any], environment: str) -> None:
         """Raise Failed if the backup does not fit this server."""
         steps.fits(self.source, manifest, environment)
+        if (row_text := manifest.get("row_text", "cast")) not in ROW_TEXT:
+            raise Failed(f"the backup's row_text: found {row_text!r}; expected one of {', '.join(ROW_TEXT)}")
         with closing(self.server.session(MAINTENANCE)) as session:
             told = session.one(
                 "SELECT json_build_object('version', current_setting('server_version'), "
@@ -403,7 +565,7 @@ class Postgresql:
             with clock.phase("fetch"):
                 self.say(f"Fetching {int(manifest['bytes']) >> 20} MiB")
                 steps.receive(restic, manifest, SUFFIX, file, self.say)
-                self._look(file)
+                contents = self._look(file)
             here = self._described(session)
             if self._described(session, self.new):
                 raise Failed(
@@ -422,15 +584,25 @@ class Postgresql:
                 with clock.phase("load"):
                     self.say(f"Loading it into {self.new}; {self.name} goes on serving")
                     self._create(session, here)
-                    self._load(file)
-                with clock.phase("compare"), closing(self.server.session(self.new)) as loaded:
+                    self._load(file, contents)
+                with clock.phase("compare"), closing(self.server.session(self.new, self.owner)) as loaded:
                     self.say("Comparing")
-                    summary = loaded.summarize(loaded.tables())
+                    loaded.ask("BEGIN")
+                    # Older backups were made by whoever nothing is hidden from.
+                    loaded.each(
+                        "SELECT format('ALTER TABLE ONLY %I.%I NO FORCE ROW LEVEL SECURITY', n.nspname, c.relname) "
+                        f"{TABLES} AND c.relforcerowsecurity"
+                    )
+                    summary = loaded.summarize(str(manifest.get("row_text", "cast")))
+                    loaded.ask("ROLLBACK")
                     compared = steps.same(manifest, summary.rows, summary.digest, "rows")
+                    self._grant(file, contents, loaded)
                     # The first queries are to be planned well, too.
                     loaded.ask("ANALYZE")
                 with clock.phase("exchange"):
                     self.say(f"Putting it in the place of {self.name}")
+                    if here:
+                        self._liken(session, here)
                     self.service.stop()
                     self._exchange(session, noted)
                     if noted["active"]:
@@ -461,11 +633,29 @@ class Postgresql:
         like = here or {"collate": "C.UTF-8", "ctype": "C.UTF-8", "provider": "c"}
         icu = f" LOCALE_PROVIDER icu ICU_LOCALE {literal(like['icu'])}" if like["provider"] == "i" else ""
         session.ask(
-            f"CREATE DATABASE {new} OWNER {identifier(self.owner)} TEMPLATE template0 ENCODING 'UTF8' "
+            f"CREATE DATABASE {new} CONNECTION LIMIT 0 TEMPLATE template0 ENCODING 'UTF8' "
             f"LC_COLLATE {literal(like['collate'])} LC_CTYPE {literal(like['ctype'])}{icu}"
         )
-        if here is None:
-            return
+        names = self._extensions(here)
+        if wanted := session.ask(UNTRUSTED.format(", ".join(map(literal, names)))) if names else []:
+            # Scripts of the server's own, in a database that is empty and that nobody else may enter yet.
+            with closing(self.server.session(self.new)) as empty:
+                for name, schema in map(json.loads, wanted):
+                    empty.ask(f"CREATE EXTENSION {identifier(name)}{'' if schema else ' SCHEMA public'}")
+        session.ask(f"ALTER DATABASE {new} OWNER TO {identifier(self.owner)}; ALTER DATABASE {new} CONNECTION LIMIT -1")
+
+    def _extensions(self, here: dict[str, Any] | None) -> list[str]:
+        """Return the extensions that were declared, and those of the database that is there: a dump's are not taken."""
+        names = [str(name) for name in self.source.options.get("extensions", [])]
+        if here and here["allowed"]:
+            # A database that the owner cannot enter has none that its backup would need.
+            with suppress(Failed), closing(self.server.session(self.name, self.owner)) as session:
+                names += [str(json.loads(line)) for line in session.ask("SELECT to_json(extname) FROM pg_extension")]
+        return names
+
+    def _liken(self, session: Session, here: dict[str, Any]) -> None:
+        """Give the new database what the old one has around its content: settings, rights, and the limit of clients."""
+        new = identifier(self.new)
         statements = [f"ALTER DATABASE {new} CONNECTION LIMIT {int(here['limit'])}"]
         if here["own_acl"]:
             statements.append(f"REVOKE ALL ON DATABASE {new} FROM PUBLIC, {identifier(self.owner)}")
@@ -475,37 +665,59 @@ class Postgresql:
             statements.append(f"GRANT {privilege} ON DATABASE {new} TO {to}{option}")
         for role, settings in here["settings"] or []:
             whose = f"ALTER ROLE {identifier(role)} IN DATABASE {new}" if role else f"ALTER DATABASE {new}"
-            for setting in settings:
-                name, value = setting.split("=", 1)
-                # Lists are kept as such so, whatever is in them.
-                statements.append(f"SELECT FROM set_config({literal(name)}, {literal(value)}, true)")
-                statements.append(f"{whose} SET {name} FROM CURRENT")
+            statements += [f"{whose} SET {setting(item)}" for item in settings]
         session.ask(f"BEGIN; {'; '.join(statements)}; COMMIT")
 
-    def _load(self, file: IO[bytes]) -> None:
+    def _load(self, file: IO[bytes], contents: str) -> None:
+        """Load a dump as the owner, who has nothing to fall back to."""
         file.seek(0)
-        with tempfile.TemporaryFile() as err:
+        with tempfile.TemporaryFile() as err, _listing(COMMENTS.sub("", contents)) as listed:
             process = self.server.run(
                 [
-                    *("pg_restore", "--exit-on-error", "--no-owner", f"--role={self.owner}"),
+                    *("pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", f"--use-list={_path(listed)}"),
                     *("--dbname", self.new),
                 ],
+                role=self.owner,
                 stdin=file,
                 stdout=subprocess.DEVNULL,
                 stderr=err,
+                inherited=[listed],
             )
             try:
                 if process.wait() != 0:
-                    raise Failed(f"PostgreSQL refuses the backup: {_words(err)}")
+                    raise Failed(f"PostgreSQL refuses the backup, as {self.owner}: {_words(err)}")
             finally:
                 end(process)
 
+    def _grant(self, file: IO[bytes], contents: str, loaded: Session) -> None:
+        """Give others the rights that they had, as the owner: also those that one of them has passed on to another."""
+        entries = RIGHTS.findall(contents)
+        if not entries:
+            return
+        with _listing("\n".join([*entries, ""])) as listed:
+            script = self._look(file, "--file=-", f"--use-list={_path(listed)}", inherited=[listed])
+        refused = []
+        if grants := GRANTS.findall(script):
+            refused = [str(json.loads(line)) for line in loaded.ask(TRY.format(", ".join(map(literal, grants))))]
+        if refused:
+            self.say(f"{len(refused)} rights are not restored: {_printable('; '.join(refused)[:500])}")
+
     def _exchange(self, session: Session, noted: dict[str, Any]) -> None:
         """Exchange the names in one transaction, with no client in between."""
-        if noted["had"]:
-            # First of all, or a client's pool would be back before the rename.
-            session.ask(f"ALTER DATABASE {identifier(self.name)} ALLOW_CONNECTIONS false")
-        self._end_sessions(session, self.name, self.new)
+        with ExitStack() as stack:
+            old = None
+            if noted["had"] and noted["allowed"]:
+                # An old database that cannot be looked into is kept.
+                with suppress(Failed):
+                    old = stack.enter_context(closing(self.server.session(self.name, self.owner)))
+            if noted["had"]:
+                # First of all, or a client's pool would be back before the rename.
+                session.ask(f"ALTER DATABASE {identifier(self.name)} ALLOW_CONNECTIONS false")
+            own = old.ask("SELECT pg_backend_pid()") if old else []
+            self._end_sessions(session, [self.name, self.new], own)
+            noted["empty"] = old is not None and old.ask(OBJECTS) == ["0"]
+        self.journal.note(noted)
+        self._end_sessions(session, [self.name, self.new])
         self._rename(session, [(self.name, noted["old"])] if noted["had"] else [], [(self.new, self.name)], noted)
 
     def _rename(
@@ -516,13 +728,14 @@ class Postgresql:
             renames += [f"ALTER DATABASE {identifier(new)} ALLOW_CONNECTIONS true" for _, new in (*first, *then)]
         session.ask(f"BEGIN; {'; '.join(renames)}; COMMIT")
 
-    def _end_sessions(self, session: Session, *names: str) -> None:
+    def _end_sessions(self, session: Session, names: list[str], spared: Sequence[str] = ()) -> None:
         wanted = ", ".join(map(literal, names))
         # Two statements: in one, the server may end sessions before it asks of which database they are.
         pids = session.ask(
             "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' "
             f"AND datname IN ({wanted})"
         )
+        pids = [pid for pid in pids if pid not in spared]
         left = [pid for pid in pids if session.ask(f"SELECT pg_terminate_backend({int(pid)}, {LOCKS * 1000})") == ["f"]]
         # One that has ended by itself is no failure.
         left = [pid for pid in left if session.ask(f"SELECT FROM pg_stat_activity WHERE pid = {int(pid)}")]
@@ -542,7 +755,7 @@ class Postgresql:
         with closing(self.server.session(MAINTENANCE)) as session:
             if self._exchanged(session, noted):
                 session.ask(f"ALTER DATABASE {identifier(self.name)} ALLOW_CONNECTIONS false")
-                self._end_sessions(session, self.name, noted["old"])
+                self._end_sessions(session, [self.name, noted["old"]])
                 back = [(noted["old"], self.name)] if noted["had"] else []
                 self._rename(session, [(self.name, noted["new"])], back, noted)
             elif noted["had"] and noted["allowed"]:
@@ -556,15 +769,12 @@ class Postgresql:
     def _tidy(self, noted: dict[str, Any]) -> str:
         """Drop the old database if nothing was in it; return its name if it is kept."""
         kept = str(noted["old"]) if noted["had"] else ""
-        # The restore is done; what cannot be looked into is kept.
+        # The restore is done: what cannot be dropped is kept.
         with suppress(Failed):
-            if kept and noted["allowed"]:
-                with closing(self.server.session(kept)) as session:
-                    empty = session.ask(OBJECTS) == ["0"]
-                if empty:
-                    with closing(self.server.session(MAINTENANCE)) as session:
-                        session.ask(f"DROP DATABASE {identifier(kept)} WITH (FORCE)")
-                    kept = ""
+            if kept and noted.get("empty"):
+                with closing(self.server.session(MAINTENANCE)) as session:
+                    session.ask(f"DROP DATABASE {identifier(kept)} WITH (FORCE)")
+                kept = ""
         self.journal.forget()
         return kept
 
