@@ -141,7 +141,7 @@ def test_root_has_the_admin_s_login_and_nobody_else(redis1: Host) -> None:
 def test_a_user_that_somebody_adds_by_hand_gets_no_channels(redis_cli: RedisCli) -> None:
     try:
         assert redis_cli("ACL SETUSER by-hand on nopass +subscribe +ping") == ["OK"]
-        assert "User by-hand has no permissions to access the 'anything' channel" in " ".join(
+        assert "has no permissions to access the 'anything' channel" in " ".join(
             redis_cli("ACL DRYRUN by-hand SUBSCRIBE anything")
         )
     finally:
