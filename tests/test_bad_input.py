@@ -529,6 +529,17 @@ def test_a_version_from_source_passes_and_inputs_of_backup_do_not_matter_without
         assert problems(result.stdout) == []
 
 
+def test_warns_of_an_application_where_nobody_can_log_in(tmp_path: Path) -> None:
+    paths = {"app_login_path": "/api/sessions"}
+    keys = {"app_auth_issuer": "https://a", "app_auth_audience": "b", "app_auth_keys": {"keys": [{"kty": "EC"}]}}
+    hosts = {"without": {**variables(), **paths}, "with": {**variables(), **paths, **keys}, "neither": variables()}
+    result = run(tmp_path, {"one": variables()}, hosts)
+    output = " ".join((result.stdout + result.stderr).split())
+    assert re.findall(r"app_auth_keys: found 'nothing[^\[]*\[(\w+)\]", output) == ["without"]
+    if result.returncode != 0:
+        assert problems(result.stdout) == []
+
+
 def test_good_values_pass(tmp_path: Path) -> None:
     one, two = {"one": variables()}, {"two": variables()}
     result = run(tmp_path, one, two, database=one, load_balancer=two)
