@@ -18,6 +18,7 @@ from conftest import ADDRESSES, LAB, changed, connect, eventually, playbook
 CAPTURE = """
 import os, socket, struct, sys
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
+wire.bind(("eth0", 3))
 wire.settimeout(0.2)
 ports = {int(word) for word in sys.argv[2:]}
 seen = b""
