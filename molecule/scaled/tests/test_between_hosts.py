@@ -118,7 +118,7 @@ def test_an_instance_that_is_somebody_else_gets_no_request() -> None:
     for name in ("crt", "key"):
         path = f"/run/named.{name}"
         text = (LAB / f"pki/hosts/app1.{name}").read_text()
-        app2.check_output("printf %s " + f"%s > {path}", text)
+        app2.check_output(f"printf '%%s' %s > {path}", text)
     app2.check_output("systemctl stop quantdesk@3003.socket quantdesk@3003.service")
     try:
         for which in ("named", "other"):
