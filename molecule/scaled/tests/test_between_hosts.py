@@ -44,7 +44,8 @@ except OSError as error:
 STATES = (
     "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
     " s.sendall(b'show stat\\n'); rows = b''.join(iter(lambda: s.recv(65536), b'')).decode().splitlines();"
-    " print(*[':'.join(row.split(',')[n] for n in (1, 17, 36)) for row in rows if row.startswith('app,app')])"
+    " rows = [row.split(',') for row in rows if row.startswith('app,app')];"
+    " print(*[':'.join(row[n] for n in (1, 17, 36)) for row in rows], sep='\\n')"
 )
 
 
@@ -56,8 +57,8 @@ def lb1() -> Host:
 
 def states() -> dict[str, list[str]]:
     """Return what the balancer believes of each instance: its state, and what came of the last question."""
-    words = connect("lb1").check_output("python3 -c %s", STATES).split()
-    return {name: rest for name, *rest in (word.split(":") for word in words)}
+    lines = connect("lb1").check_output("python3 -c %s", STATES).splitlines()
+    return {name: rest for name, *rest in (line.split(":") for line in lines)}
 
 
 def all_up() -> bool:
