@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import ssl
 import subprocess
 import threading
 import time
@@ -418,3 +419,52 @@ def test_a_job_is_started_under_its_own_name(monkeypatch: pytest.MonkeyPatch, tm
 def test_check_mode_tries_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, systemd: Systemd) -> None:
     assert not attempt(monkeypatch, tmp_path, check=True).failed
     assert systemd.calls == []
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server with a certificate that names somebody else, in host.crt of the folder."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-keyout", str(tmp_path / "host.key"), "-out", str(tmp_path / "host.crt"), "-subj", "/CN=elsewhere"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "host.crt", tmp_path / "host.key")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        listening.socket = context.wrap_socket(listening.socket, server_side=True)
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"https://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
+
+
+def test_an_instance_over_tls_is_known_by_the_certificate_on_the_disk(tls_server: str, tmp_path: Path) -> None:
+    assert units.ask(f"{tls_server}/200", 60)[0] == 200
+    assert units.ask(f"{tls_server}/200".replace("https", "http"), 60)[0] == 0
+    shown = units.shown_certificate(tls_server, 60)
+    assert shown == units.certificate_on_disk(str(tmp_path / "host.crt")) != b""
+    # What is between it and its authority follows it in the file.
+    chain = tmp_path / "chain.crt"
+    chain.write_text("text\n" + (tmp_path / "host.crt").read_text() * 2)
+    assert units.certificate_on_disk(str(chain)) == shown
+    assert units.certificate_on_disk(str(tmp_path / "host.key")) == b""
+    assert units.certificate_on_disk(str(tmp_path / "missing")) == b""
+    assert units.shown_certificate(f"https://127.0.0.1:{free_port()}", 60) == b""
+
+
+@pytest.mark.parametrize(
+    ("environment", "path"),
+    [
+        ('A="1"\nTLS_CERT_FILE="/etc/ssl/host.crt"\nB="2"\n', "/etc/ssl/host.crt"),
+        ('TLS_CERT_FILE=""\n', ""),
+        ('X_TLS_CERT_FILE="/etc/ssl/host.crt"\n', ""),
+        ("", ""),
+    ],
+)
+def test_whether_an_instance_serves_tls_is_in_its_environment(environment: str, path: str) -> None:
+    assert units.certificate_file(environment) == path

@@ -18,6 +18,7 @@ from conftest import ADDRESSES, LAB, changed, connect, eventually, playbook
 CAPTURE = """
 import os, socket, struct, sys
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
+wire.bind(("eth0", 3))
 wire.settimeout(0.2)
 ports = {int(word) for word in sys.argv[2:]}
 seen = b""
@@ -43,7 +44,8 @@ except OSError as error:
 STATES = (
     "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
     " s.sendall(b'show stat\\n'); rows = b''.join(iter(lambda: s.recv(65536), b'')).decode().splitlines();"
-    " print(*[':'.join(row.split(',')[n] for n in (1, 17, 36)) for row in rows if row.startswith('app,app')])"
+    " rows = [row.split(',') for row in rows if row.startswith('app,app')];"
+    " print(*[':'.join(row[n] for n in (1, 17, 36)) for row in rows], sep='\\n')"
 )
 
 
@@ -55,8 +57,8 @@ def lb1() -> Host:
 
 def states() -> dict[str, list[str]]:
     """Return what the balancer believes of each instance: its state, and what came of the last question."""
-    words = connect("lb1").check_output("python3 -c %s", STATES).split()
-    return {name: rest for name, *rest in (word.split(":") for word in words)}
+    lines = connect("lb1").check_output("python3 -c %s", STATES).splitlines()
+    return {name: rest for name, *rest in (line.split(":") for line in lines)}
 
 
 def all_up() -> bool:
@@ -117,7 +119,7 @@ def test_an_instance_that_is_somebody_else_gets_no_request() -> None:
     for name in ("crt", "key"):
         path = f"/run/named.{name}"
         text = (LAB / f"pki/hosts/app1.{name}").read_text()
-        app2.check_output("printf %s " + f"%s > {path}", text)
+        app2.check_output(f"printf '%%s' %s > {path}", text)
     app2.check_output("systemctl stop quantdesk@3003.socket quantdesk@3003.service")
     try:
         for which in ("named", "other"):
