@@ -340,7 +340,7 @@ echo 'restrict,expiry-time="'$(date -u -d "$1" +%Y%m%d%H%M%SZ)'" {key}' >{folder
 """
     before = sums(vault1, OTHER)
     try:
-        assert vault1.run(f"bash -s '+1 hour' <<'END'\n{lend}END").rc == 0
+        assert vault1.run(f"bash -s -- '+1 hour' <<'END'\n{lend}END").rc == 0
         assert request(redis1, "GET", "/config", account=guest)[0] == 200
         for kind in ("locks", "snapshots", "data", "index", "keys"):
             assert request(redis1, "POST", f"/{kind}/{'0' * 64}", "forged", account=guest)[0] not in (0, 200), kind
@@ -352,7 +352,7 @@ echo 'restrict,expiry-time="'$(date -u -d "$1" +%Y%m%d%H%M%SZ)'" {key}' >{folder
         assert "app1: its backups are lent to another host" in told.stdout
         # A day later sshd refuses the key, whatever became of the run.
         vault1.check_output(f"userdel {guest}")
-        assert vault1.run(f"bash -s '-1 minute' <<'END'\n{lend}END").rc == 0
+        assert vault1.run(f"bash -s -- '-1 minute' <<'END'\n{lend}END").rc == 0
         assert "Permission denied" in request(redis1, "GET", "/config", account=guest)[2]
     finally:
         vault1.run(f"userdel {guest}; rm -f {folder}/{guest}.*")
