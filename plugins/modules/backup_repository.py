@@ -138,7 +138,7 @@ class Repository:
             raise Refused(f"restic {words[0]}: {' / '.join(lines[:3])[:500] or f'exit code {code}'}")
 
     def open_to_group(self) -> None:
-        """Let the account's group read, which is how a repository is lent; what restic writes later goes by `config`."""
+        """Let the account's group read, as a repository is lent by that; what restic writes later goes by config."""
         if not os.lstat(f"{self.folder}/config").st_mode & 0o040:
             command = [*as_user(self.uid, self.gid), "chmod", "--recursive", "g=rX", self.folder]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
