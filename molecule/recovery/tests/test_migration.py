@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from backups import databackup, fill, live
+from backups import databackup, fill, live, python
 from testinfra.host import Host
 
 from conftest import ADDRESSES, changed, playbook
@@ -81,7 +81,8 @@ def single(redis1: Host, app1: Host, vault1: Host) -> Iterator[dict[str, str]]:
     source = "/root/single/source-redis.json"
     for name, value in (("host", "redis0"), ("host", "../../etc"), ("environment", "staging")):
         redis1.check_output(f"cp -p {source} /root/kept")
-        redis1.check_output('sed -i \'s|"%s": "[^"]*"|"%s": "%s"|\' %s', name, name, value, source)
+        change = f"values = json.load(open(path)); values['{name}'] = '{value}'; json.dump(values, open(path, 'w'))"
+        assert python(redis1, f"import json; path = '{source}'; {change}").rc == 0
         old(redis1, "backup redis")
         redis1.check_output(f"mv /root/kept {source}")
     yield ids

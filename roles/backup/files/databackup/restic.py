@@ -33,8 +33,14 @@ AT_WORK = 0.03
 
 # What restic's own messages mean for an operator, the first that fits.
 REASONS = (
-    ("wrong password", "the repository refuses the password; expected the one that it was made with (backup_master_password)"),
-    ("no key found", "the repository refuses the password; expected the one that it was made with (backup_master_password)"),
+    (
+        "wrong password",
+        "the repository refuses the password; expected the one that it was made with (backup_master_password)",
+    ),
+    (
+        "no key found",
+        "the repository refuses the password; expected the one that it was made with (backup_master_password)",
+    ),
     ("Is there a repository at the following location", "there is no repository; `databackup init` makes one"),
     ("unable to open config file", "there is no repository, or no way to it; `databackup init` makes one"),
     ("no space left", "the repository is full: make room on its host, or keep less (backup_retention)"),
@@ -83,7 +89,9 @@ REASONS = (
 )
 LOCKED = "repository is already locked"
 # What restic tries for a minute as if it might pass, though what is cut off or lost stays so: after so many times it ends.
-LASTING = re.compile(r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory|does not exist)$", re.M)
+LASTING = re.compile(
+    r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory|does not exist)$", re.M
+)
 TRIES = 3
 
 
