@@ -2,6 +2,8 @@
 #   look.sh CONFIG STATE PACKAGE…
 config=$1 state=$2
 shift 2
+# Unlike sh's echo, it makes no new line of a backslash.
+say() { printf '%s\n' "$1"; }
 missing=
 for package in "$@"; do
   case $(dpkg-query --show --showformat='${db:Status-Abbrev}' "$package" 2>/dev/null) in
@@ -10,7 +12,7 @@ for package in "$@"; do
   esac
 done
 echo "missing=${missing# }"
-echo "key=$(cat "$config/ssh/id_ed25519.pub" 2>/dev/null)"
+say "key=$(cat "$config/ssh/id_ed25519.pub" 2>/dev/null)"
 # The hosts that it would send backups to; `known` may come several times.
 sed -n 's/^[^#]/known=&/p' "$config/ssh/known_hosts" 2>/dev/null
 sources= backed=
@@ -20,13 +22,13 @@ for file in "$config"/source-*.json; do
   sources="$sources $name"
   grep -qs '"success"\|"skipped"' "$state/$name.json" && backed="$backed $name"
 done
-echo "sources=${sources# }"
-echo "backed=${backed# }"
+say "sources=${sources# }"
+say "backed=${backed# }"
 timers=
 for unit in /etc/systemd/system/timers.target.wants/databackup*.timer; do
   [ -e "$unit" ] && systemctl --quiet is-active "${unit##*/}" && timers="$timers ${unit##*/}"
 done
-echo "timers=${timers# }"
+say "timers=${timers# }"
 [ ! -e /etc/systemd/system/multi-user.target.wants/databackup-recover.service ] || echo "recover=yes"
 # systemd has read other files than are there now.
 for unit in databackup@.service databackup@.timer databackup-maintain.service databackup-maintain.timer; do

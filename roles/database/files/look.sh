@@ -2,6 +2,8 @@
 #   look.sh VERSION TLS-CERTIFICATE TLS-KEY CLIENT-USER PACKAGE…
 version=$1 cert=$2 key=$3 client=$4
 shift 4
+# Of what others may have named: unlike sh's echo, it makes no new line of a backslash.
+say() { printf '%s\n' "$1"; }
 # Nothing that somebody else has made in a schema is taken for PostgreSQL's own.
 export PGOPTIONS='-c search_path=pg_catalog'
 missing=
@@ -23,7 +25,7 @@ if [ -n "$loaded" ]; then
   for file in "$folder/conf.d/managed.conf" "$folder/pg_hba.conf" "$folder/pg_ident.conf" "$cert" "$key"; do
     changed=$(stat --dereference --format %Y "$file" 2>/dev/null) && [ "$changed" -gt "$loaded" ] && echo "newer=$file"
   done
-  echo "pending=$(psql "SELECT string_agg(name, ' ') FROM pg_settings WHERE pending_restart")"
+  say "pending=$(psql "SELECT string_agg(name, ' ') FROM pg_settings WHERE pending_restart" | tr '\n' ' ' | sed 's/ *$//')"
   pid=$(head -n 1 "/var/lib/postgresql/$version/main/postmaster.pid")
   tls=$(getent group "$(stat --format %G "$key" 2>/dev/null)" | cut -d: -f3)
   # Its confinement counts from the next start on.

@@ -95,7 +95,7 @@ if [ -z "$offered" ]; then
   failed=$(LC_ALL=C apt-get "$@" -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 -o Acquire::Retries=1 \
     -qq update 2>&1 | sed -nE '/^E: Some index files/d; s/^[EW]: Failed to fetch ([^ ]+) +/\1: /p; t; s/^E: //p' \
     | sort -u | head -n 5 | paste -sd ';' | sed 's/;/; /g')
-  [ -z "$failed" ] || echo "failed_sources=$failed"
+  [ -z "$failed" ] || say "failed_sources=$failed"
   offered=$(version_of "$@")
 fi
 echo "installed=$installed"
