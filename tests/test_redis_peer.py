@@ -66,39 +66,108 @@ def test_the_process_at_the_other_end_is_known_from_all_others() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose systemd knows nothing of the servers of these tests."""
-    monkeypatch.setattr(server, "taken_from", lambda unit, host, port: False)
+def systemd(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Whether this machine runs systemd, as the modules see it: it knows nothing of the servers of these tests."""
+    folders: set[str] = set()
+    isdir, systemd = os.path.isdir, "/run/systemd/system"
+    monkeypatch.setattr(os.path, "isdir", lambda path: path in folders if path == systemd else isdir(path))
+    return folders
 
 
-def test_who_listens_in_the_place_of_a_unit_gets_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "taken_from", peer.taken_from)
-    monkeypatch.setattr(server.os.path, "isdir", lambda path: True)
+def plain(port: int) -> dict[str, Any]:
+    """Return the parameters of a server without TLS."""
+    way = {"host": "127.0.0.1", "port": port, "server_name": None, "ca_file": None, "cert_file": None, "key_file": None}
+    return {
+        "server": way,
+        "logins": [{"username": "admin", "password": PASSWORD}],
+        "credentials_file": None,
+        "timeout": 5.0,
+        "loading_timeout": 1.0,
+    }
+
+
+@pytest.mark.parametrize("option", ["unit", "trusted_unit"])
+@pytest.mark.parametrize("runs", [True, False], ids=["runs", "down"])
+def test_who_takes_the_port_between_a_look_and_the_connection_gets_no_password(
+    systemd: set[str], monkeypatch: pytest.MonkeyPatch, option: str, runs: bool
+) -> None:
+    systemd.add("/run/systemd/system")
+    monkeypatch.setattr(peer, "main_pid", lambda unit: os.getppid() if runs else 0)
+    connect, heard, taken = socket.create_connection, [b""], []
+    port = free_port()
+
+    def listen(listener: socket.socket) -> None:
+        one, _ = listener.accept()
+        with one, listener:
+            heard.append(one.recv(1000))
+            one.sendall(b"+OK\r\n")
+
+    def late(*words: Any, **more: Any) -> socket.socket:
+        # As of an instance that was broken into: it has the host's key, and binds the port when nobody looks.
+        listener = socket.create_server(("127.0.0.1", port))
+        taken.append(threading.Thread(target=listen, args=(listener,)))
+        taken[0].start()
+        return connect(*words, **more)
+
+    monkeypatch.setattr(socket, "create_connection", late)
+    try:
+        assert server.connect({**plain(port), option: "redis-server@state.service"}) is None
+    finally:
+        for thread in taken:
+            thread.join()
+    assert b"".join(heard) == b""
+
+
+def test_the_process_of_the_unit_is_spoken_to_however_late_it_takes_the_connection(
+    systemd: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systemd.add("/run/systemd/system")
     heard: list[bytes] = []
+    looked = threading.Event()
+
+    def pid(unit: str) -> int:
+        looked.set()
+        return os.getpid()
+
+    monkeypatch.setattr(peer, "main_pid", pid)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        way = {"host": "127.0.0.1", "port": port, "server_name": None, "ca_file": None, "cert_file": None}
-        params = {
-            "server": {**way, "key_file": None},
-            "logins": [{"username": "admin", "password": PASSWORD}],
-            "credentials_file": None,
-            "timeout": 5.0,
-            "loading_timeout": 1.0,
-        }
-        # As of an instance that was broken into: it has the host's certificate, and the port is free.
-        for pid in (0, os.getppid()):
-            monkeypatch.setattr(peer, "main_pid", lambda unit, pid=pid: pid)
-            for name in ("unit", "trusted_unit"):
-                assert server.connect({**params, name: "redis-server@state.service"}) is None
-        listener.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            heard.append(listener.accept()[0].recv(1))
-        # The unit's own process is spoken to.
-        monkeypatch.setattr(peer, "main_pid", lambda unit: os.getpid())
-        assert not peer.taken_from("redis-server@state.service", "127.0.0.1", port)
-    assert not peer.taken_from("redis-server@state.service", "127.0.0.1", port)
-    assert peer.listening("localhost", port) == set()
-    assert heard == []
+
+        def serve() -> None:
+            looked.wait()
+            one, _ = listener.accept()
+            with one:
+                heard.append(one.recv(1000))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(resp.ProtocolError, match="closed"):
+            server.connect({**plain(listener.getsockname()[1]), "unit": "redis.service"})
+        thread.join()
+    assert PASSWORD.encode() in heard[0]
+
+
+def test_a_server_that_takes_no_connection_or_drops_it_is_not_down(
+    systemd: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systemd.add("/run/systemd/system")
+    monkeypatch.setattr(peer, "main_pid", lambda unit: os.getpid())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        params = {**plain(listener.getsockname()[1]), "unit": "redis.service", "timeout": 0.2}
+        with pytest.raises(server.Refused, match="not accepted within 0.2 s"):
+            server.connect(params)
+        dropped, _ = listener.accept()
+        dropped.close()
+        connect = socket.create_connection
+
+        def full(*words: Any, **more: Any) -> socket.socket:
+            # As with more clients than `maxclients`.
+            made = connect(*words, **more)
+            listener.accept()[0].close()
+            return made
+
+        monkeypatch.setattr(socket, "create_connection", full)
+        with pytest.raises(server.Refused, match="the connection was closed"):
+            server.connect(params)
 
 
 @dataclass
@@ -291,13 +360,13 @@ def test_nobody_but_the_process_of_the_unit_gets_the_password(tmp_path: Path, mo
     }
     # The unit runs, as another process; or it does not.
     for pid in (os.getppid(), 0):
-        monkeypatch.setattr(server, "main_pid", lambda unit, pid=pid: pid)
+        monkeypatch.setattr(peer, "main_pid", lambda unit, pid=pid: pid)
         with pytest.raises(server.Refused, match="certificate verify failed"):
             server.connect({**params, "trusted_unit": "redis.service"})
     with pytest.raises(server.Refused, match="certificate verify failed"):
         server.connect(params)
     # It is this very process: then the login is sent.
-    monkeypatch.setattr(server, "main_pid", lambda unit: os.getpid())
+    monkeypatch.setattr(peer, "main_pid", lambda unit: os.getpid())
     with pytest.raises(Exception, match="closed"):
         server.connect({**params, "trusted_unit": "redis.service"})
     impostor.socket.close()

@@ -12,14 +12,22 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 # proc(5), /proc/net/tcp: the columns, and the state of a connection.
 LOCAL, REMOTE, STATE, INODE = 1, 2, 3, 9
 ESTABLISHED = "01"
-LISTENING = "0A"
+# The socket of a connection that nobody has accepted yet.
+PENDING = "0"
+# Seconds.
+GRACE, STEP = 1.0, 0.01
 Address = tuple[str, int]
+
+
+class Foreign(ConnectionError):
+    """Another process has the other end of a connection."""
 
 
 def readable(host: str, port: int) -> Address:
@@ -63,13 +71,13 @@ def holds(pid: int, sockets: set[str]) -> bool:
     return False
 
 
-def held_by(connection: socket.socket, pid: int) -> bool:
-    """Tell whether a process of this host holds the other end of a TCP connection."""
+def other_end(connection: socket.socket) -> set[str]:
+    """Return the sockets at the other end of a TCP connection; none where it is closed, or not on this host."""
     try:
         own, peer = connection.getsockname(), connection.getpeername()
     except OSError:
         # It is closed.
-        return False
+        return set()
     found: set[str] = set()
     for table in ("tcp", "tcp6"):
         try:
@@ -77,31 +85,36 @@ def held_by(connection: socket.socket, pid: int) -> bool:
         except OSError:
             continue
         found |= inodes(text, readable(*peer[:2]), readable(*own[:2]))
-    # A connection that nobody has accepted yet is socket 0.
-    return pid > 0 and holds(pid, found - {"0"})
-
-
-def listening(host: str, port: int) -> set[str]:
-    """Return the sockets that take connections to an address of this host; none for what is no address."""
-    try:
-        places = {readable(host, port), ("0.0.0.0", port), ("::", port)}
-    except ValueError:
-        return set()
-    found: set[str] = set()
-    for table in ("tcp", "tcp6"):
-        try:
-            rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
-        except OSError:
-            continue
-        found |= {row[INODE] for row in rows if row[STATE] == LISTENING and decode(row[LOCAL]) in places}
     return found
 
 
-def taken_from(unit: str, host: str, port: int) -> bool:
-    """Tell whether somebody listens where a unit's own process should: a password is none of theirs."""
-    sockets = listening(host, port)
-    pid = main_pid(unit)
-    return any(not holds(pid, {inode}) for inode in sockets)
+def held_by(connection: socket.socket, pid: int) -> bool:
+    """Tell whether a process of this host holds the other end of a TCP connection."""
+    return pid > 0 and holds(pid, other_end(connection) - {PENDING})
+
+
+def prove(connection: socket.socket, unit: str, seconds: float) -> None:
+    """Raise Foreign unless a unit's own process holds the other end of a connection; other OSErrors where none does.
+
+    It is the connection that is proven, not the port: who listens there may be another one a moment later. `seconds` is
+    how long a busy server may take to accept it.
+    """
+    accept, grace = time.monotonic() + seconds, time.monotonic() + GRACE
+    while True:
+        # First: of a connection that is accepted by then, systemd knows the process that has accepted it.
+        sockets = other_end(connection)
+        pid = main_pid(unit)
+        if pid and holds(pid, sockets - {PENDING}):
+            return
+        pending = sockets == {PENDING}
+        if not pid or (sockets and not pending and time.monotonic() > grace):
+            raise Foreign(f"the other end is no process of {unit}")
+        if not sockets:
+            # As a server does that has too many clients.
+            raise ConnectionResetError("the connection was closed")
+        if pending and time.monotonic() > accept:
+            raise TimeoutError(f"the connection was not accepted within {seconds:g} s")
+        time.sleep(STEP)
 
 
 def main_pid(unit: str) -> int:

@@ -7,13 +7,14 @@ given every login that may be valid, the wanted one first.
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.redis_peer import held_by, main_pid, older_than, taken_from
+from ansible.module_utils.redis_peer import Foreign, main_pid, older_than, prove
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError
 
 # What `argument_spec` says of the options that the modules share.
@@ -105,26 +106,40 @@ def login(client: Client, logins: list[dict[str, Any]], address: str) -> str | N
 
 
 def open_to(params: dict[str, Any]) -> Client:
-    """Return a connection to the server, verified; or to the unit's own process, which needs no other proof."""
-    server = params["server"]
-    way: dict[str, Any] = {"server_name": server["server_name"], "timeout": params["timeout"]}
+    """Return a connection to the server, verified; or to the unit's own process, which needs no certificate.
+
+    Where systemd runs, a connection to the unit of `params` is proven before anything is sent through it; raises Foreign
+    for one to another process.
+    """
+    server, timeout = params["server"], params["timeout"]
+    unit = params.get("trusted_unit") or params.get("unit")
+
+    def opened(proven: bool, **way: Any) -> Client:
+        connection = socket.create_connection((server["host"], server["port"]), timeout=timeout)
+        try:
+            if proven:
+                prove(connection, unit, timeout)
+            name = server["server_name"]
+            return Client(server["host"], server["port"], server_name=name, connection=connection, **way)
+        except BaseException:
+            connection.close()
+            raise
+
     try:
         own = {"ca_file": server["ca_file"], "cert_file": server["cert_file"], "key_file": server["key_file"]}
-        return Client(server["host"], server["port"], **own, **way)
-    except ssl.SSLCertVerificationError:
-        unit = params.get("trusted_unit")
-        if not unit:
+        return opened(bool(unit) and os.path.isdir("/run/systemd/system"), **own)
+    except ssl.SSLCertVerificationError as error:
+        if not params.get("trusted_unit"):
             raise
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if server["cert_file"]:
             context.load_cert_chain(server["cert_file"], server["key_file"])
-        client = Client(server["host"], server["port"], context=context, **way)
-        if client.answered_by(lambda connection: held_by(connection, main_pid(unit))):
-            return client
-        # Somebody else's, or closed by now, as the server does with a certificate that it does not know.
-        client.close()
-        raise
+        try:
+            return opened(True, context=context)
+        except OSError:
+            # Somebody else's, or closed by now, as the server does with a certificate that it does not know.
+            raise error from None
 
 
 def restart_stale(params: dict[str, Any], seconds: float) -> Client | None:
@@ -162,12 +177,9 @@ def connect(params: dict[str, Any]) -> Client | None:
     """
     server, loading_timeout = params["server"], params["loading_timeout"]
     address = where(server)
-    unit = params.get("trusted_unit") or params.get("unit")
-    if unit and os.path.isdir("/run/systemd/system") and taken_from(unit, server["host"], server["port"]):
-        return None
     try:
         client = open_to(params)
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, Foreign):
         return None
     except OSError as error:
         message = f"a server listens on {address}, but no connection came about: {type(error).__name__}: {error}"

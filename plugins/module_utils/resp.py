@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Union
 
@@ -111,10 +111,6 @@ class Client:
         """Close the connection; harmless when it is closed already."""
         self._stream.close()
         self._socket.close()
-
-    def answered_by(self, test: Callable[[socket.socket], bool]) -> bool:
-        """Return what a test of the connection finds, such as whether a certain process holds its other end."""
-        return test(self._socket)
 
     def peer_certificate(self) -> bytes | None:
         """Return the certificate that the server showed, in DER; None in plaintext."""
