@@ -1,13 +1,21 @@
-"""What the roles' look.sh tell of a run that was cut off before a service took over what it wrote."""
+"""What the scripts of the roles tell of a host, whatever its services are called and whatever language it speaks."""
 
 from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
+import jinja2
+import pytest
+
 from conftest import PROJECT
+
+# A host that speaks another language; Debian's coreutils have their translations with them.
+GERMAN = {"LC_ALL": "C.UTF-8", "LANGUAGE": "de"}
+SCRIPTS = [*PROJECT.glob("roles/*/files/*.sh"), *PROJECT.glob("roles/*/templates/*.sh.j2")]
 
 
 def look(script: str, folder: Path, *words: str) -> list[str]:
@@ -50,3 +58,54 @@ def test_what_a_backup_says_of_a_service_s_names_is_one_line(tmp_path: Path) -> 
     assert told["status.quantdesk"] == r"quantdesk: found the table \nok.quantdesk=yes \012open= \c"
     assert "ok.quantdesk" not in told
     assert json.loads(told["inspected"]) == {"journals": ["a\\nb\u00e9"]}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_a_script_reads_what_programs_say_in_one_language(script: Path) -> None:
+    text = script.read_text()
+    assert "export LC_ALL=C\n" in text or "exec env -i " in text
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0
+    or subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode != 0,
+    reason="needs root, and a mount namespace of its own",
+)
+def test_an_instance_is_separated_on_a_host_of_another_language(tmp_path: Path) -> None:
+    old, new, users = tmp_path / "redis", tmp_path / "redis-state", tmp_path / "passwd"
+    users.write_text("root:x:0:0::/root:/bin/sh\nredis:x:64101:64101::/:\nredis-state:x:64102:64102::/:\n")
+    (tmp_path / "group").write_text("root:x:0:\nredis:x:64101:\nredis-state:x:64102:\n")
+    tmp_path.chmod(0o755)
+    for folder, uid in ((old, 64101), (new, 64102)):
+        folder.mkdir()
+        os.chown(folder, uid, uid)
+    for name, text in {"redis-state.conf": "port 6381\n", "users-state.acl": ""}.items():
+        (old / name).write_text(text)
+        os.chown(old / name, 64101, 64101)
+    script = (PROJECT / "roles/redis/files/separate.sh").read_text().replace("/etc/redis", "/mnt/redis")
+    there = " && ".join(
+        f"mount --bind {mine} /{theirs}"
+        for mine, theirs in ((users, "etc/passwd"), (tmp_path / "group", "etc/group"), (tmp_path, "mnt"))
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f'{there} && exec bash -c "$0" separate.sh copy state', script],
+        env=os.environ | GERMAN,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (new / "redis.conf").read_text() == "port 6381\n"
+    assert (new / "users.acl").stat().st_uid == 64102
+
+
+def test_plain_files_of_redis_are_known_on_a_host_of_another_language(tmp_path: Path) -> None:
+    names = ("conf", "acl", "credentials", "folder", "data", "log", "log_folder", "sizes", "unit")
+    values: dict[str, object] = {f"__redis_{name}": tmp_path / name for name in names}
+    values |= {"__redis_user": pwd.getpwuid(os.geteuid()).pw_name}
+    values |= {"redis_tls_key_file": tmp_path / "key", "redis_tls_cert_file": tmp_path / "crt"}
+    for name in ("conf", "acl"):
+        (tmp_path / name).write_text("x\n")
+    script = jinja2.Template((PROJECT / "roles/redis/templates/verify.sh.j2").read_text()).render(values)
+    done = subprocess.run(["bash", "-c", script], env=os.environ | GERMAN, capture_output=True, text=True, check=False)
+    assert "Plain=" in done.stdout.splitlines()

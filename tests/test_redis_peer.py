@@ -153,7 +153,7 @@ def test_a_server_that_takes_no_connection_or_drops_it_is_not_down(
     monkeypatch.setattr(peer, "main_pid", lambda unit: os.getpid())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         params = {**plain(listener.getsockname()[1]), "unit": "redis.service", "timeout": 0.2}
-        with pytest.raises(server.Refused, match="not accepted within 0.2 s"):
+        with pytest.raises(server.Refused, match="not accepted within"):
             server.connect(params)
         dropped, _ = listener.accept()
         dropped.close()

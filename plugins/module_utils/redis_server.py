@@ -108,8 +108,8 @@ def login(client: Client, logins: list[dict[str, Any]], address: str) -> str | N
 def open_to(params: dict[str, Any]) -> Client:
     """Return a connection to the server, verified; or to the unit's own process, which needs no certificate.
 
-    Where systemd runs, a connection to the unit of `params` is proven before anything is sent through it; raises Foreign
-    for one to another process.
+    Where systemd runs, a connection to the unit of `params` is proven before anything is sent through it; raises
+    Foreign for one to another process.
     """
     server, timeout = params["server"], params["timeout"]
     unit = params.get("trusted_unit") or params.get("unit")

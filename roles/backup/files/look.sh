@@ -2,6 +2,8 @@
 #   look.sh CONFIG STATE PACKAGE…
 config=$1 state=$2
 shift 2
+# Whatever language the host speaks, its answers are compared.
+export LC_ALL=C
 # Unlike sh's echo, it makes no new line of a backslash.
 say() { printf '%s\n' "$1"; }
 missing=

@@ -1,6 +1,8 @@
 # Ask a host about its backups, as name=value lines. Changes nothing.
 #   verify.sh CONFIG STATE EXPOSURE SOURCE…
 config=$1 state=$2 exposure=$3
+# Whatever language the host speaks, its answers are compared.
+export LC_ALL=C
 # Of what others may have named: unlike sh's echo, it makes no new line of a backslash.
 say() { printf '%s\n' "$1"; }
 shift 3

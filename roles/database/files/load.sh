@@ -1,9 +1,11 @@
 # Let PostgreSQL take its files over: reload, and a restart for what it reads at its start only. Says why it restarted.
 #   load.sh VERSION
 set -eu
+# Whatever language the host speaks, its answers are compared.
+export LC_ALL=C
 version=$1
 # Nothing that somebody else has made in a schema is taken for PostgreSQL's own.
-export PGOPTIONS='-c search_path=pg_catalog'
+export PGOPTIONS='-c search_path=pg_catalog -c lc_messages=C'
 psql() { cd / && runuser -u postgres -- psql --no-psqlrc --cluster "$version/main" -qAt -c "$1"; }
 # Both views read the files as they are now, before the server does.
 problems=$(psql "SELECT format('%s:%s: %s', sourcefile, sourceline, error) FROM pg_file_settings WHERE error IS NOT NULL

@@ -2,10 +2,12 @@
 #   look.sh VERSION TLS-CERTIFICATE TLS-KEY CLIENT-USER PACKAGE…
 version=$1 cert=$2 key=$3 client=$4
 shift 4
+# Whatever language the host speaks, its answers are compared.
+export LC_ALL=C
 # Of what others may have named: unlike sh's echo, it makes no new line of a backslash.
 say() { printf '%s\n' "$1"; }
 # Nothing that somebody else has made in a schema is taken for PostgreSQL's own.
-export PGOPTIONS='-c search_path=pg_catalog'
+export PGOPTIONS='-c search_path=pg_catalog -c lc_messages=C'
 missing=
 for package in "$@"; do
   case $(dpkg-query --show --showformat='${db:Status-Abbrev}' "$package" 2>/dev/null) in

@@ -1,6 +1,8 @@
 # Ask a live server, as name=value lines. Changes nothing. The password comes by standard input.
 #   verify.sh ADDRESS PORT DATABASE USER CA VERSION UNIT MAP CLIENT-USER
 address=$1 port=$2 database=$3 user=$4 ca=$5 version=$6 unit=$7 map=$8 client=$9
+# Whatever language the host speaks, its answers are compared.
+export LC_ALL=C
 IFS= read -r PGPASSWORD || [ -n "$PGPASSWORD" ]
 export PGPASSWORD PGCONNECT_TIMEOUT=5
 unset PGHOST PGSERVICE

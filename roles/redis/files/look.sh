@@ -3,6 +3,8 @@
 # Where apt has no lists yet, they are fetched into a folder that goes again.
 unit=$1 conf=$2 data=$3 user=$4
 shift 4
+# Whatever language the host speaks, its answers are compared.
+export LC_ALL=C
 instance=${unit#redis-server}
 instance=${instance%.service}
 instance=${instance#@}
@@ -79,7 +81,7 @@ if [ "$unit" = redis-server.service ] || is_own redis-server.service || [ -z "$e
 else echo "package_unit=$enabled $active"; fi
 echo "container=$(systemd-detect-virt --container)"
 
-version_of() { LC_ALL=C apt-cache "$@" policy redis-server 2>/dev/null | sed -n 's/^ *Candidate: //p' | grep -v '(none)'; }
+version_of() { apt-cache "$@" policy redis-server 2>/dev/null | sed -n 's/^ *Candidate: //p' | grep -v '(none)'; }
 
 installed=$(dpkg-query --show --showformat='${db:Status-Abbrev}${Version}' redis-server 2>/dev/null)
 case $installed in ii*) installed=${installed#ii } ;; *) installed= ;; esac
@@ -92,7 +94,7 @@ if [ -z "$offered" ]; then
   chmod 755 "$lists"
   set -- -o "Dir::State::Lists=$lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
   # Which sources failed and why, as what they have may be missing below. None of them may hold the preflight up for long.
-  failed=$(LC_ALL=C apt-get "$@" -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 -o Acquire::Retries=1 \
+  failed=$(apt-get "$@" -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 -o Acquire::Retries=1 \
     -qq update 2>&1 | sed -nE '/^E: Some index files/d; s/^[EW]: Failed to fetch ([^ ]+) +/\1: /p; t; s/^E: //p' \
     | sort -u | head -n 5 | paste -sd ';' | sed 's/;/; /g')
   [ -z "$failed" ] || say "failed_sources=$failed"
@@ -106,7 +108,7 @@ for version in "$installed" "$offered"; do
   elif [ -n "$minimum" ] && dpkg --compare-versions "$version" ge "$minimum"; then echo yes
   else echo no; fi
 done | { read -r a; read -r b; echo "installed_fixed=$a"; echo "offered_fixed=$b"; }
-LC_ALL=C apt-cache "$@" policy 2>/dev/null | grep -qE 'n=[a-z]+-security|a=[a-z]+-security' &&
+apt-cache "$@" policy 2>/dev/null | grep -qE 'n=[a-z]+-security|a=[a-z]+-security' &&
   echo security_source=yes || echo security_source=no
 echo "groups=$(id --name --groups "$user" 2>/dev/null)"
 # An instance with a name, as it was before each had a user of its own: its unit, which root alone writes, tells. What is

@@ -2,6 +2,8 @@
 # Root neither reads nor writes a file here: the old ones are read as redis, the new ones written as redis-NAME. So a link
 # or a file that redis has put in a place leads no further than redis itself may go. Prints what it has done.
 set -euo pipefail
+# Whatever language the host speaks, its answers are compared.
+export LC_ALL=C
 step=$1 name=$2
 as() { setpriv --reuid="$1" --regid="$1" --init-groups -- "${@:2}"; }
 give() { # OLD NEW COMMAND-THAT-READS…

@@ -1,5 +1,7 @@
 # Defines `servers`, which prints "PID UNIT" for each Redis, Valkey or KeyDB server of this host, and its Sentinels; "-" for
 # one that no unit of the system's has started. Changes nothing. A container's own units are not this host's.
+# Whatever language the host speaks, its answers are compared.
+export LC_ALL=C
 group_of() { # PID: sets `group`, its path in the tree of control groups, which systemd keeps in version 1 or 2
   group=
   [ -r "/proc/$1/cgroup" ] || return
