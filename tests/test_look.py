@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import jinja2
 import pytest
+import yaml
 
 from conftest import PROJECT
 
@@ -109,3 +112,49 @@ def test_plain_files_of_redis_are_known_on_a_host_of_another_language(tmp_path: 
     script = jinja2.Template((PROJECT / "roles/redis/templates/verify.sh.j2").read_text()).render(values)
     done = subprocess.run(["bash", "-c", script], env=os.environ | GERMAN, capture_output=True, text=True, check=False)
     assert "Plain=" in done.stdout.splitlines()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: PostgreSQL runs as a user of its own")
+def test_a_database_refuses_in_the_words_that_are_compared_on_a_host_of_another_language() -> None:
+    own = yaml.safe_load((PROJECT / "roles/database/vars/main.yml").read_text())["__database_own_settings"]
+    template = jinja2.Template((PROJECT / "roles/database/templates/managed.conf.j2").read_text().partition("\n")[2])
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parts[4]))
+    # Not below pytest's folders: the server's user may not enter those.
+    folder = Path(tempfile.mkdtemp(prefix="database-"))
+
+    def run(user: str, *words: object) -> str:
+        done = subprocess.run(
+            words,
+            cwd="/",
+            env=os.environ | GERMAN,
+            user=user,
+            group=pwd.getpwnam(user).pw_gid,
+            extra_groups=[],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return done.stdout
+
+    try:
+        shutil.chown(folder, "postgres")
+        folder.chmod(0o711)
+        data = folder / "data"
+        run("postgres", programs / "initdb", "-D", data, "-A", "peer", "--locale=C.UTF-8", "--no-sync")
+        options = f"-k {folder} -c listen_addresses= -c fsync=off"
+        run("postgres", programs / "pg_ctl", "-D", data, "-w", "-l", data / "log", "-o", options, "start")
+        log_in = ("psql", "-X", "-h", folder, "-U", "postgres", "-c", "SELECT 1")
+        # As it was, so that this is known to be such a host.
+        assert "Peer authentication failed" not in run("nobody", *log_in)
+        managed = template.render(__database_all_settings={"lc_messages": own["lc_messages"]})
+        with (data / "postgresql.conf").open("a") as file:
+            file.write(managed)
+        run("postgres", programs / "pg_ctl", "-D", data, "reload")
+        shown = ("psql", "-X", "-h", folder, "-U", "postgres", "-Atc", "SHOW lc_messages")
+        while run("postgres", *shown).strip() != "C":
+            pass
+        assert 'Peer authentication failed for user "postgres"' in run("nobody", *log_in)
+    finally:
+        run("postgres", programs / "pg_ctl", "-D", folder / "data", "-w", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
