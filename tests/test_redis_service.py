@@ -210,23 +210,51 @@ def test_without_a_server_nobody_is_asked() -> None:
     assert service.wait({"server": None}, 5) == ""
 
 
-def test_a_server_that_keeps_nothing_loses_nothing_in_the_restart_that_changes_its_user(tmp_path: Path) -> None:
+def moved(folder: Path, port: int) -> dict[str, Any]:
+    """Move a server that keeps nothing as redis_service does, cut off after the restart; return its parameters."""
+    process = start(folder, "--port", str(port), port=port)
+    try:
+        with resp.Client("127.0.0.1", port) as client:
+            client.call("SET", "before", "1")
+            service.save(client, str(folder), 60)
+            # What comes after the snapshot is there, too.
+            client.call("SET", "after", "1")
+    finally:
+        process.terminate()
+        process.wait(60)
+    (folder / "redis-server").unlink(missing_ok=True)
+    return parameters(port, "") | {"data": str(folder), "logins": []}
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["keeps none", "keeps snapshots by now"])
+def test_a_server_that_keeps_nothing_loses_nothing_in_the_restart_that_changes_its_user(
+    tmp_path: Path, keeps: bool
+) -> None:
+    port = free_port()
+    params = moved(tmp_path, port)
+    process = start(tmp_path, "--port", str(port), *(["--save", "3600 1"] if keeps else []), port=port)
+    try:
+        with resp.Client("127.0.0.1", port) as client:
+            assert client.call("EXISTS", "before", "after") == 2
+        # All that the next run knows of one that was cut off is on the disk.
+        assert service.forget(params)
+        assert (tmp_path / "dump.rdb").exists() is keeps
+        assert not service.forget(params)
+        assert not (tmp_path / service.FORCED).exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_snapshot_that_was_there_before_is_kept(tmp_path: Path) -> None:
     port = free_port()
     process = start(tmp_path, "--port", str(port), port=port)
     try:
         with resp.Client("127.0.0.1", port) as client:
-            client.call("SET", "before", "1")
-            assert service.save(client, str(tmp_path), 60)
-            # What comes after the snapshot is there, too.
-            client.call("SET", "after", "1")
-        process.terminate()
-        process.wait(60)
-        (tmp_path / "redis-server").unlink(missing_ok=True)
-        process = start(tmp_path, "--port", str(port), port=port)
-        with resp.Client("127.0.0.1", port) as client:
-            assert client.call("EXISTS", "before", "after") == 2
-        service.forget(str(tmp_path))
-        assert not (tmp_path / "dump.rdb").exists()
+            client.call("SAVE")
+            service.save(client, str(tmp_path), 60)
+        assert not service.forget(parameters(port, "") | {"data": str(tmp_path), "logins": []})
+        assert (tmp_path / "dump.rdb").exists()
     finally:
         process.kill()
         process.wait()

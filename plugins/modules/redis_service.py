@@ -57,7 +57,8 @@ import pwd  # noqa: E402
 import re  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
-from contextlib import suppress  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from contextlib import contextmanager, suppress  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -79,6 +80,8 @@ REFUSED = re.compile(
     r"|Fatal error: the truncated file).*"
 )
 PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,FragmentPath"
+# In the folder of the data: its snapshot was made for a restart only.
+FORCED = ".snapshot-for-restart"
 # Of a snapshot whose format it does not know.
 UNKNOWN_FORMAT = re.compile("Can't handle RDB format")
 
@@ -258,17 +261,23 @@ class Unsaved(Exception):
     """The data are not on the disk, and the server is to stop; the message says why."""
 
 
-def save(client: Client, data: str, seconds: float) -> bool:
-    """Have the server's data on the disk when it ends; return whether it would not have saved them by itself.
-
-    Raises Unsaved: then nothing was stopped.
-    """
+def saves(client: Client) -> tuple[bool, bool]:
+    """Return whether a server keeps a log, and whether it keeps snapshots."""
     reply = client.call("CONFIG", "GET", "appendonly", "save")
     assert isinstance(reply, list)
     settings = dict(zip(reply[::2], reply[1::2], strict=True))
-    log = settings["appendonly"] == "yes"
-    before = os.path.lexists(f"{data}/dump.rdb")
+    return settings["appendonly"] == "yes", settings["save"] != ""
+
+
+def save(client: Client, data: str, seconds: float) -> None:
+    """Have the server's data on the disk when it ends, whether it saves them by itself or not.
+
+    Raises Unsaved: then nothing was stopped.
+    """
+    log, snapshots = saves(client)
     if not log:
+        if not snapshots and not os.path.lexists(f"{data}/dump.rdb"):
+            remember(data)
         try:
             client.call("BGSAVE")
         except ErrorReply as error:
@@ -286,11 +295,9 @@ def save(client: Client, data: str, seconds: float) -> bool:
     name = "aof_last_write_status" if log else "rdb_last_bgsave_status"
     if info[name] != "ok":
         raise Unsaved(f"{name} is {info[name]}; its log says why")
-    if not log and settings["save"] == "":
+    if not log and not snapshots:
         # It writes what came since at its end, as any server with a point of saving does. Its file has none, as before.
         client.call("CONFIG", "SET", "save", "3600 1")
-        return not before
-    return False
 
 
 def nobody(params: dict[str, Any]) -> Client:
@@ -298,12 +305,34 @@ def nobody(params: dict[str, Any]) -> Client:
     raise Unsaved(f"nothing listens on {where(params['server'])}")
 
 
-def forget(data: str) -> None:
-    """Remove the snapshot of a server that keeps none: after a crash it would begin with old data."""
+def remember(data: str) -> None:
+    """Note in the folder of the data that its snapshot is for one restart, also for a run after this one."""
+    with open_data(data) as folder, suppress(FileExistsError):
+        os.close(os.open(FORCED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder))
+
+
+def forget(params: dict[str, Any]) -> bool:
+    """Remove the snapshot of a server that keeps none, where one was made for its restart: after a crash it would begin
+    with old data. Return whether there was a note of one."""
+    data = params["data"]
+    if not data or not params["server"] or not os.path.lexists(f"{data}/{FORCED}"):
+        return False
+    with connect(params) or nobody(params) as client:
+        # By now its file may have it keep them.
+        kept = any(saves(client))
+    with open_data(data) as folder:
+        for name in [FORCED] if kept else ["dump.rdb", FORCED]:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+    return True
+
+
+@contextmanager
+def open_data(data: str) -> Iterator[int]:
+    """Give a descriptor of the folder of the data, which Redis may write: what it links to is not followed."""
     folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        with suppress(FileNotFoundError):
-            os.unlink("dump.rdb", dir_fd=folder)
+        yield folder
     finally:
         os.close(folder)
 
@@ -356,11 +385,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         return done
     began = time.monotonic()
-    snapshot = False
     if moves and params["server"]:
         try:
             with connect(params) or nobody(params) as client:
-                snapshot = save(client, params["data"], params["start_timeout"])
+                save(client, params["data"], params["start_timeout"])
         except (Refused, Unsaved, ErrorReply, ProtocolError, OSError) as error:
             module.fail_json(
                 msg=f"{unit} is to run as {params['user']} and was not restarted, as its data must be on the disk "
@@ -371,8 +399,13 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     problem = wait(params, params["start_timeout"])
     if problem:
         module.fail_json(msg=f"{unit} runs, but {problem}\n{advice(params)}\n{evidence(params)}", **done)
-    if snapshot:
-        forget(params["data"])
+    try:
+        # Also that of a run that was cut off.
+        done["changed"] = forget(params) or done["changed"]
+    except (Refused, Unsaved, ErrorReply, ProtocolError, OSError) as error:
+        module.fail_json(
+            msg=f"{unit} runs, but {params['data']}/dump.rdb, made for its restart, is still there: {error}"
+        )
     done["main_pid"] = state.pid
     if todo.run:
         done["seconds"] = round(time.monotonic() - began, 2)
