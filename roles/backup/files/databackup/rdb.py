@@ -18,7 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 # The newest that is understood: Redis 7.2 writes 11, 7.0 writes 10.
 NEWEST = 11
@@ -634,15 +633,3 @@ def _special(reader: Reader, kind: int, summary: Summary, state: _State) -> bool
     else:
         raise Damaged(f"the snapshot holds a value of an unknown kind ({kind})")
     return False
-
-
-def summary_as_json(summary: Summary) -> dict[str, Any]:
-    """Return what a manifest says of a snapshot."""
-    return {
-        "rdb_version": summary.version,
-        "keys": summary.keys,
-        "keys_that_expire": summary.volatile,
-        "digest": summary.digest,
-        "used_memory": int(summary.about.get("used-mem", 0)),
-        "redis_version": summary.about.get("redis-ver", ""),
-    }
