@@ -284,8 +284,9 @@ def server_command_of(unit: Unit) -> str:
 
 
 def test_the_next_run_brings_the_new_files_to_the_server_and_no_key_is_lost(
-    unit: Unit, capsys: pytest.CaptureFixture[str]
+    unit: Unit, systemd: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    systemd.add("/run/systemd/system")
     mutual = "tls-auth-clients yes" in (unit.folder / "redis.conf").read_text()
     refused = run(redis_users, users(unit), capsys)
     assert refused["failed"]

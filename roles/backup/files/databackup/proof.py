@@ -10,7 +10,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from databackup import peer
@@ -57,15 +56,4 @@ def of(service: Process, owner: Owner, name: str) -> Proof:
 
 def _accepted(connection: socket.socket) -> bool:
     """Tell whether some process of this host has the other end, or it is not on this host."""
-    try:
-        own, other = connection.getsockname(), connection.getpeername()
-    except OSError:
-        return True
-    found: set[str] = set()
-    for table in ("tcp", "tcp6"):
-        try:
-            text = Path(f"/proc/net/{table}").read_text()
-        except OSError:
-            continue
-        found |= peer.inodes(text, peer.readable(*other[:2]), peer.readable(*own[:2]))
-    return found != {"0"}
+    return peer.other_end(connection) != {peer.PENDING}
