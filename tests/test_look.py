@@ -122,7 +122,7 @@ def test_a_database_refuses_in_the_words_that_are_compared_on_a_host_of_another_
     # Not below pytest's folders: the server's user may not enter those.
     folder = Path(tempfile.mkdtemp(prefix="database-"))
 
-    def run(user: str, *words: object) -> str:
+    def run(user: str, *words: str | Path) -> str:
         done = subprocess.run(
             words,
             cwd="/",
