@@ -10,7 +10,8 @@ master=$(systemctl show haproxy --property MainPID --value)
 systemctl stop $bridge 2>/dev/null || true
 trap 'systemctl kill --signal USR1 $bridge 2>/dev/null || true; rm -rf /run/$bridge' EXIT
 install --directory --mode 0700 /run/$bridge
-sed "s|$socket|/run/$bridge/admin.sock|" "$configuration" >/run/$bridge/haproxy.cfg
+# When it ends, it closes its connections one after another: at once would be also those that are about to send a request.
+sed "s|$socket|/run/$bridge/admin.sock|; s|^global\$|global\n    close-spread-time 20s|" "$configuration" >/run/$bridge/haproxy.cfg
 # It gets the sockets of the running process, where that hands them over. Its own connections end within a minute.
 old=()
 if [ -S "$socket" ]; then old=(-x "$socket"); fi
