@@ -185,7 +185,9 @@ def test_a_restart_for_its_confinement_refuses_no_connection(lb1: Host, admin_to
     assert traffic.problems == []
     assert traffic.count > 100
     # Nothing of it listens any more.
-    assert eventually(lambda: lb1.run("systemctl is-active haproxy-bridge").stdout, lambda said: said == "inactive\n", 90)
+    assert eventually(
+        lambda: lb1.run("systemctl is-active haproxy-bridge").stdout, lambda said: said == "inactive\n", 90
+    )
     assert not lb1.file("/run/haproxy-bridge").exists
     assert lb1.file("/run/haproxy/admin.sock").exists
 

@@ -44,7 +44,7 @@ class Request:
 def closed(connection: http.client.HTTPSConnection) -> bool:
     """Tell whether a kept connection has been closed at the other end since its last answer, as clients with a pool do.
 
-    What http.client alone would do is to send the next request into it. A server may close an idle connection at any time.
+    A server may close an idle connection at any time; http.client alone would send the next request into it.
     """
     return connection.sock is not None and bool(select.select([connection.sock], [], [], 0)[0])
 
