@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from testinfra.host import Host
-from traffic import Traffic, ask, reads, writes
+from traffic import Traffic, ask, log_in, reads, writes
 
 from conftest import ADDRESSES, LAB, changed, connect, eventually, playbook
 
@@ -89,9 +89,7 @@ def captured(name: str, into: list[bytes]) -> Iterator[None]:
 
 
 def test_no_cookie_and_no_token_goes_between_hosts_in_clear(admin_token: str) -> None:
-    status, headers, _ = ask("POST", "/api/sessions", {})
-    assert status == 201
-    cookie = headers["Set-Cookie"].split(";")[0]
+    cookie = log_in("between")
     seen: list[bytes] = []
     with captured("app1", seen), captured("app2", seen):
         for _ in range(12):
