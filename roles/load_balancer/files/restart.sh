@@ -6,6 +6,11 @@ configuration=$1 socket=$2 bridge=haproxy-bridge
 systemctl daemon-reload
 master=$(systemctl show haproxy --property MainPID --value)
 
+if [ "$master" = 0 ]; then
+  systemctl restart haproxy
+  exit
+fi
+
 # Of a run that was cut off.
 systemctl stop $bridge 2>/dev/null || true
 trap 'systemctl kill --signal USR1 $bridge 2>/dev/null || true; rm -rf /run/$bridge' EXIT
@@ -28,7 +33,7 @@ if ! systemctl --quiet is-active $bridge; then
 fi
 # Requests that are under way are answered; what takes longer than five seconds, such as a WebSocket, is cut.
 for signal in USR1 TERM; do
-  kill -$signal "$master"
+  kill -$signal "$master" 2>/dev/null || break
   for attempt in $(seq 100); do
     kill -0 "$master" 2>/dev/null || break 2
     sleep 0.05
