@@ -21,7 +21,7 @@ sed "s|$socket|/run/$bridge/admin.sock|; s|^global\$|global\n    close-spread-ti
 old=()
 if [ -S "$socket" ]; then old=(-x "$socket"); fi
 systemd-run --quiet --collect --unit $bridge --property RuntimeMaxSec=60 \
-  /usr/sbin/haproxy -db -f /run/$bridge/haproxy.cfg "${old[@]}"
+  /usr/sbin/haproxy -db -f /run/$bridge/haproxy.cfg "${old[@]}" || true
 for attempt in $(seq 100); do
   if [ -S /run/$bridge/admin.sock ] || ! systemctl --quiet is-active $bridge; then break; fi
   sleep 0.1
