@@ -187,37 +187,6 @@ def test_a_renewed_certificate_is_taken_over_live_and_the_second_run_changes_not
     assert set(changed(again.stdout).values()) == {0}
 
 
-def test_a_site_in_plaintext_is_changed_over_in_one_run_and_no_request_fails(lb1: Host, admin_token: str) -> None:
-    # As a site was before: the application gets on with plaintext, and the balancer knows nothing else.
-    environment = "/etc/quantdesk/quantdesk.env"
-    for name in ("app1", "app2"):
-        connect(name).check_output(
-            f"sed -i '/^TLS_/d' {environment} && systemctl restart quantdesk@3002 quantdesk@3003"
-        )
-    lb1.check_output(
-        "sed -i 's/ ssl verify required ca-file .*//' /etc/haproxy/haproxy.cfg && systemctl reload haproxy"
-    )
-    assert all_up()
-    master = lb1.check_output("systemctl show haproxy --property MainPID --value")
-    # A new certificate of the balancer's own comes with the same reload.
-    for suffix in ("crt", "key"):
-        (LAB / f"pki/hosts/lb1.{suffix}").unlink()
-    traffic = Traffic([reads(), writes(admin_token)], rate=100, clients=10)
-    with traffic:
-        result = playbook("app.yml", "playbooks/load_balancer.yml")
-    assert result.returncode == 0, result.stdout
-    assert traffic.problems == []
-    assert traffic.count > 100
-    for name in ("app1", "app2"):
-        connect(name).check_output(f"grep -qx TLS_REQUIRED=true {environment}")
-    assert lb1.check_output("systemctl show haproxy --property MainPID --value") == master
-    assert lb1.check_output("grep -c 'ssl verify required' /etc/haproxy/haproxy.cfg") == "4"
-    assert all_up()
-    again = playbook("app.yml", "playbooks/load_balancer.yml")
-    assert again.returncode == 0, again.stdout
-    assert set(changed(again.stdout).values()) == {0}
-
-
 def test_verify_names_backends_that_are_not_verified_a_service_that_is_free_and_plaintext(lb1: Host) -> None:
     app1 = connect("app1")
     lb1.check_output(
