@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 import pytest
 from testinfra.host import Host
-from traffic import ADDRESS, PORT, ask, listen, trust
+from traffic import ADDRESS, PORT, Traffic, ask, listen, reads, trust, writes
 
-from conftest import ADDRESSES, connect, published
+from conftest import ADDRESSES, PROJECT, connect, eventually, published
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +170,26 @@ def test_a_reload_drops_no_connection(lb1: Host, admin_token: str) -> None:
         assert ask("PUT", "/api/prices/RELOAD", {"price": "7"}, admin_token)[0] == 200
         assert socket_before.recv(5)["data"]["price"] == "7"
     assert lb1.check_output("systemctl show haproxy --property MainPID --value") == pid
+
+
+def test_a_restart_for_its_confinement_refuses_no_connection(lb1: Host, admin_token: str) -> None:
+    # As the role does it; a request on a connection that is closed at that moment is the client's to send again.
+    pid = lb1.check_output("systemctl show haproxy --property MainPID --value")
+    script = (PROJECT / "roles/load_balancer/files/restart.sh").read_text()
+    traffic = Traffic([reads(), writes(admin_token, "RESTART")], rate=100, clients=10)
+    with traffic:
+        time.sleep(1)
+        lb1.check_output("bash -c %s restart /etc/haproxy/haproxy.cfg /run/haproxy/admin.sock", script)
+        time.sleep(1)
+    assert lb1.check_output("systemctl show haproxy --property MainPID --value") != pid
+    assert traffic.problems == []
+    assert traffic.count > 100
+    # Nothing of it listens any more.
+    assert eventually(
+        lambda: lb1.run("systemctl is-active haproxy-bridge").stdout, lambda said: said == "inactive\n", 90
+    )
+    assert not lb1.file("/run/haproxy-bridge").exists
+    assert lb1.file("/run/haproxy/admin.sock").exists
 
 
 def test_the_unit_is_confined(lb1: Host) -> None:

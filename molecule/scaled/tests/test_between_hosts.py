@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from testinfra.host import Host
-from traffic import Traffic, ask, reads, writes
+from traffic import Traffic, ask, log_in, reads, writes
 
 from conftest import ADDRESSES, LAB, changed, connect, eventually, playbook
 
@@ -89,9 +89,7 @@ def captured(name: str, into: list[bytes]) -> Iterator[None]:
 
 
 def test_no_cookie_and_no_token_goes_between_hosts_in_clear(admin_token: str) -> None:
-    status, headers, _ = ask("POST", "/api/sessions", {})
-    assert status == 201
-    cookie = headers["Set-Cookie"].split(";")[0]
+    cookie = log_in("between")
     seen: list[bytes] = []
     with captured("app1", seen), captured("app2", seen):
         for _ in range(12):
@@ -189,23 +187,29 @@ def test_a_renewed_certificate_is_taken_over_live_and_the_second_run_changes_not
     assert set(changed(again.stdout).values()) == {0}
 
 
-def test_verify_names_backends_that_are_not_verified_and_a_service_that_is_free(lb1: Host) -> None:
+def test_verify_names_backends_that_are_not_verified_a_service_that_is_free_and_plaintext(lb1: Host) -> None:
     app1 = connect("app1")
     lb1.check_output(
         "cp -a /etc/haproxy/haproxy.cfg /root/ && sed -i 's/ verify required/ verify none/' /etc/haproxy/haproxy.cfg"
         " && systemctl reload haproxy"
     )
     app1.check_output("nft flush chain inet quantdesk output; systemctl disable --quiet nftables-quantdesk")
+    environment = "/etc/quantdesk/quantdesk.env"
+    app1.check_output(
+        f"cp -a {environment} /root/ && sed -i '/^TLS_REQUIRED=/s/true/false/' {environment}"
+        f" && ! cmp -s {environment} /root/quantdesk.env && systemctl restart quantdesk@3002"
+    )
     report = LAB / "between.json"
     try:
         result = playbook("verify.yml", "-e", f"verify_report={report}")
     finally:
         lb1.check_output("mv /root/haproxy.cfg /etc/haproxy/haproxy.cfg && systemctl reload haproxy")
         app1.check_output("systemctl enable --quiet nftables-quantdesk; systemctl reload nftables-quantdesk")
+        app1.check_output(f"mv /root/quantdesk.env {environment} && systemctl restart quantdesk@3002")
     assert result.returncode != 0
     checks = json.loads(report.read_text())["checks"]
     failed = {
         (check["host"], number) for check in checks if check["verdict"] == "FAILED" for number in check["control"]
     }
-    assert failed == {("lb1", 66), ("app1", 28), ("app1", 63), ("app1", 65)}
+    assert failed == {("lb1", 66), ("app1", 28), ("app1", 63), ("app1", 65), ("app1", 67)}
     assert all_up()

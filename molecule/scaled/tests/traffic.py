@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import select
 import ssl
 import threading
 import time
@@ -38,6 +39,14 @@ class Request:
     path: str
     body: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
+
+
+def closed(connection: http.client.HTTPSConnection) -> bool:
+    """Tell whether a kept connection has been closed at the other end since its last answer, as clients with a pool do.
+
+    A server may close an idle connection at any time; http.client alone would send the next request into it.
+    """
+    return connection.sock is not None and bool(select.select([connection.sock], [], [], 0)[0])
 
 
 class Traffic:
@@ -81,6 +90,8 @@ class Traffic:
             turn, due = turn + 1, due + self.pause
             began = time.monotonic()
             try:
+                if closed(connection):
+                    connection.close()
                 connection.request(request.method, request.path, request.body, request.headers)
                 answer = connection.getresponse()
                 answer.read()
