@@ -239,6 +239,14 @@ def plaintext_needed(survey: Survey, balancers: Iterable[Survey], environment: s
     return any(not balancer for balancer in asked) and environment not in survey.get("tls_required", [environment])
 
 
+def plaintext_backends(backends: Any, addresses: Iterable[Any]) -> str:
+    """Return the backends without `tls_name` at some addresses, those of hosts whose application serves TLS."""
+    known = {str(address) for address in addresses}
+    items = backends if isinstance(backends, (list, tuple)) else []
+    found = [item for item in items if isinstance(item, Mapping) and not item.get("tls_name")]
+    return ", ".join(str(item.get("name", "")) for item in found if str(item.get("address", "")) in known)
+
+
 def foreign_table(survey: Survey, table: str) -> str:
     """Return a table of our name that this bundle did not make."""
     filters = survey.get("filters", {})
@@ -266,6 +274,7 @@ class FilterModule:
             "others_on_port": others_on_port,
             "outgoing_rules": outgoing_rules,
             "passes_on": passes_on,
+            "plaintext_backends": plaintext_backends,
             "plaintext_needed": plaintext_needed,
             "shut_off": shut_off,
             "shut_ports": shut_ports,
