@@ -83,6 +83,13 @@ def tls_required(*patterns: str) -> list[str]:
     return sorted(str(path) for path in paths if re.search(r'^TLS_REQUIRED="true"$', text_of(path), re.MULTILINE))
 
 
+def resolvers(path: str = "/etc/resolv.conf") -> list[str]:
+    """Return the name servers that programs of this host ask; 127.0.0.53 is systemd-resolved, on the host itself."""
+    servers = re.findall(r"^nameserver[ \t]+([0-9A-Fa-f.:]+)", text_of(path), re.MULTILINE)
+    # The C library takes no more.
+    return servers[:3]
+
+
 # --- HAProxy ---
 
 
@@ -503,6 +510,7 @@ def survey(marker: str) -> Json:
         "folders": folders("/opt"),
         "unmarked": unmarked(marker, "/etc/systemd/system/*.*", "/etc/*/*.env"),
         "tls_required": tls_required("/etc/*/*.env"),
+        "resolvers": resolvers(),
         "haproxy": haproxy(marker),
         "postgresql": clusters(marker),
         "filters": filters(marker),
