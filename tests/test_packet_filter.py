@@ -164,6 +164,21 @@ print(json.dumps([found(command) for command in (
     assert dormant == ["+ flags dormant"]
 
 
+def test_a_file_that_others_may_write_or_own_is_another_one(rules: str, tmp_path: Path) -> None:
+    code = f"""
+packet_filter = load("plugins/modules/packet_filter.py", "packet_filter")
+file = {{"path": {str(tmp_path / "nftables-example.conf")!r}, "content": rules, "mode": "0644"}}
+found = [packet_filter.differs(file)]
+open(file["path"], "w").write(rules)
+for mode, owner in ((0o644, 0), (0o666, 0), (0o644, {NOBODY}), (0o644, 0)):
+    os.chown(file["path"], owner, 0)
+    os.chmod(file["path"], mode)
+    found.append(packet_filter.differs(file))
+print(json.dumps(found))
+"""
+    assert inside(rules, code) == [True, False, True, True, False]
+
+
 def test_what_a_release_will_need_is_opened_before_it_is_tried(rules: str) -> None:
     more = rules.replace("tcp dport { 6380 } accept", "tcp dport { 6380, 6390 } accept")
     more = re.sub(r'(.*skuid "nobody" ip daddr .*tcp.*6390.*\n)', r"\1", more)
