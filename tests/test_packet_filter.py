@@ -117,6 +117,16 @@ print(json.dumps([[connect(user, port) for port in (6380, 6381)] for user in ({N
     assert loopback == "No route to host"
 
 
+def test_what_the_rules_shut_off_from_a_user_is_named_and_what_is_away_is_not(rules: str) -> None:
+    code = """
+for port in (6380, 6381): serve(port)
+endpoints = [[f"URL_{port}", "192.0.2.1", port] for port in (6380, 6381, 6382)] + [["NAMED", "nowhere.invalid", 1]]
+words = ["/usr/bin/python3", "roles/app/files/reach.py", "nobody", json.dumps(endpoints)]
+print(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+"""
+    assert inside(rules, code) == ["URL_6381: 192.0.2.1:6381 (No route to host)"]
+
+
 def test_answers_of_a_confined_user_get_out(rules: str) -> None:
     code = f"""
 serve(3002)

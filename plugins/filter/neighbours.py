@@ -193,14 +193,15 @@ SCHEMES = {"redis": 6379, "rediss": 6379, "postgresql": 5432, "postgres": 5432}
 DNS = 53
 
 
-def _endpoints(environment: Mapping[str, Any]) -> Iterable[tuple[str, str, int]]:
-    """Yield name, host and port for each URL, and for each Sentinel."""
+def endpoints(environment: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Return name, host and port for each URL, and for each Sentinel."""
+    found = []
     for name, value in environment.items():
         scheme = str(value).partition("://")[0].partition("+")[0]
         if name == "REDIS_SENTINELS":
             for item in str(value).split(","):
                 host, _, port = item.strip().rpartition(":")
-                yield name, host.strip("[]"), int(port) if port.isdigit() else 0
+                found.append((name, host.strip("[]"), int(port) if port.isdigit() else 0))
         elif "://" in str(value) and scheme in SCHEMES:
             try:
                 url = urlsplit(str(value))
@@ -209,7 +210,8 @@ def _endpoints(environment: Mapping[str, Any]) -> Iterable[tuple[str, str, int]]
                 continue
             # The folder of a Unix socket is no host.
             if host and not host.lower().startswith("%2f"):
-                yield name, "127.0.0.1" if host == "localhost" else host, number
+                found.append((name, "127.0.0.1" if host == "localhost" else host, number))
+    return found
 
 
 def _lets(rules: Iterable[Mapping[str, Any]], port: int, protocol: str, address: str = "") -> bool:
@@ -233,7 +235,7 @@ def shut_off(
     servers = list(resolvers)
     resolves = any(all(_lets(rules, DNS, protocol, server) for protocol in ("udp", "tcp")) for server in servers or [""])
     found = []
-    for name, host, port in _endpoints(environment):
+    for name, host, port in endpoints(environment):
         try:
             address = str(ipaddress.ip_address(host))
         except ValueError:
@@ -285,6 +287,7 @@ class FilterModule:
             "cluster_of": cluster_of,
             "cut_off": cut_off,
             "doubtful_ports": doubtful_ports,
+            "endpoints": endpoints,
             "foreign_app": foreign_app,
             "foreign_cluster": foreign_cluster,
             "foreign_names": foreign_names,
