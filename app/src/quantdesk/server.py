@@ -465,9 +465,9 @@ class Server(uvicorn.Server):
             log.info("Serving", extra={"host": self.config.host, "port": self.config.port})
             notify("READY=1")
 
-    def _show(self, connection: ssl.SSLObject, _name: str | None, _of: ssl.SSLContext) -> None:
+    def _show(self, connection: ssl.SSLObject, _name: str | None, first: ssl.SSLContext) -> None:
         """Have a handshake show the certificate that was loaded last, whatever name it asks for."""
-        if self._shown is not None:
+        if self._shown is not None and self._shown is not first:
             connection.context = self._shown
 
     def reload(self) -> None:
