@@ -491,7 +491,7 @@ def test_a_host_without_the_environment_file_is_asked_all_the_rest(tmp_path: Pat
     given = {"address": "127.0.0.1", "ports": [], "name": "app", "environment": str(file), "login": "", "socket": ""}
 
     def asked() -> Any:
-        words = [sys.executable, PROJECT / "roles/app/files/ask.py", json.dumps(given)]
+        words: list[str | Path] = [sys.executable, PROJECT / "roles/app/files/ask.py", json.dumps(given)]
         return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
     assert asked() == {"development": [], "logins": {}, "sockets": {}}

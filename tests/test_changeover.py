@@ -1,4 +1,4 @@
-"""From plaintext to TLS behind balancers: the application takes TLS alone once every balancer speaks it, and not before."""
+"""From plaintext to TLS behind balancers: the application takes TLS alone once every balancer speaks it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def test_the_application_takes_tls_alone_once_every_balancer_speaks_it(
     asking = balancers["tasks"][-1]
     known = {"ansible.builtin.set_fact": {"host_survey": "{{ before }}", "cacheable": True}}
     asking["block"] = [
-        {"ansible.builtin.set_fact": {"host_survey": "{{ after }}", "cacheable": True}} if "host_survey" in task else task
+        {"ansible.builtin.set_fact": {"host_survey": "{{ after }}", "cacheable": True}}
+        if "host_survey" in task
+        else task
         for task in asking["block"]
     ]
     (taking,) = app["tasks"]

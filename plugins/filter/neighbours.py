@@ -233,7 +233,9 @@ def shut_off(
     """
     rules = [rule for rule in outgoing if rule["user"] == user]
     servers = list(resolvers)
-    resolves = any(all(_lets(rules, DNS, protocol, server) for protocol in ("udp", "tcp")) for server in servers or [""])
+    resolves = any(
+        all(_lets(rules, DNS, protocol, server) for protocol in ("udp", "tcp")) for server in servers or [""]
+    )
     found = []
     for name, host, port in endpoints(environment):
         try:

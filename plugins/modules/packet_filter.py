@@ -10,7 +10,8 @@ description:
   - C(tried) has the kernel check the rules, and changes nothing but this - a user for whom the table has rules already
     may from now on connect to what the new ones allow, so that a release that needs it can be tried before they are
     loaded.
-  - C(loaded) writes O(files), which are root's, has O(unit) enabled, and loads the rules when the kernel's differ, in one transaction.
+  - C(loaded) writes O(files), which are root's, has O(unit) enabled, and loads the rules when the kernel's differ,
+    in one transaction.
   - C(compared) reports what differs and changes nothing.
   - Rules about a user that the host does not have are left out by C(tried) and C(loaded), and reported by C(compared).
 options:
@@ -76,7 +77,7 @@ def wanted_of(file: dict[str, Any]) -> Ownership:
 
 def differs(file: dict[str, Any]) -> bool:
     """Tell whether a file is another than it should be, by its text, its owner or its mode; raises OSError."""
-    return read(file["path"]) != file["content"] or wanted_of(file).declare(file["path"], pretend=True)
+    return bool(read(file["path"]) != file["content"] or wanted_of(file).declare(file["path"], pretend=True))
 
 
 def fitted(params: dict[str, Any]) -> list[dict[str, Any]]:
