@@ -257,6 +257,12 @@ MUTATIONS = [
     ),
     Mutation(
         28,
+        "the rules may be written by anybody",
+        "chmod 666 /etc/nftables-quantdesk.conf",
+        "chmod 644 /etc/nftables-quantdesk.conf",
+    ),
+    Mutation(
+        28,
         "a stop of nftables.service takes the table",
         "mv /etc/systemd/system/nftables.service.d /root/audit-28; systemctl daemon-reload",
         "mv /root/audit-28 /etc/systemd/system/nftables.service.d; systemctl daemon-reload",

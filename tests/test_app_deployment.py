@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 from ports import free_port
 
-from conftest import load
+from conftest import PROJECT, load
 
 load("plugins/module_utils/redis_files.py", "ansible.module_utils.redis_files")
 units = load("plugins/module_utils/app_units.py", "ansible.module_utils.app_units")
@@ -282,6 +284,20 @@ def test_a_first_installation_that_fails_leaves_nothing(params: dict[str, Any], 
     assert systemd.running == set()
 
 
+@pytest.mark.usefixtures("systemd")
+def test_a_certificate_that_is_not_taken_over_stops_nothing(
+    params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment, "shown_certificate", lambda url: b"the old one")
+    monkeypatch.setattr(deployment, "certificate_on_disk", lambda path: b"the new one")
+    text = 'TLS_CERT_FILE="/host.crt"\n'
+    Path(params["environment"]["path"]).write_text(text)
+    ended = run(params, environment_text=text, timeout=0.1)
+    assert ended.failed
+    assert "goes on with another certificate than /host.crt" in ended.answer["msg"]
+    assert ended.answer["now"] == "No instance was restarted: those that ran go on."
+
+
 @pytest.fixture
 def legacy(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a unit file of the service from before there were instances."""
@@ -468,3 +484,16 @@ def test_an_instance_over_tls_is_known_by_the_certificate_on_the_disk(tls_server
 )
 def test_whether_an_instance_serves_tls_is_in_its_environment(environment: str, path: str) -> None:
     assert units.certificate_file(environment) == path
+
+
+def test_a_host_without_the_environment_file_is_asked_all_the_rest(tmp_path: Path) -> None:
+    file = tmp_path / "app.env"
+    given = {"address": "127.0.0.1", "ports": [], "name": "app", "environment": str(file), "login": "", "socket": ""}
+
+    def asked() -> Any:
+        words: list[str | Path] = [sys.executable, PROJECT / "roles/app/files/ask.py", json.dumps(given)]
+        return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+    assert asked() == {"development": [], "logins": {}, "sockets": {}}
+    file.write_text('AUTH_DEVELOPMENT_USERS="true"\n')
+    assert asked()["development"] == [str(file)]

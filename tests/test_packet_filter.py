@@ -117,6 +117,16 @@ print(json.dumps([[connect(user, port) for port in (6380, 6381)] for user in ({N
     assert loopback == "No route to host"
 
 
+def test_what_the_rules_shut_off_from_a_user_is_named_and_what_is_away_is_not(rules: str) -> None:
+    code = """
+for port in (6380, 6381): serve(port)
+endpoints = [[f"URL_{port}", "192.0.2.1", port] for port in (6380, 6381, 6382)] + [["NAMED", "nowhere.invalid", 1]]
+words = ["/usr/bin/python3", "roles/app/files/reach.py", "nobody", json.dumps(endpoints)]
+print(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+"""
+    assert inside(rules, code) == ["URL_6381: 192.0.2.1:6381 (No route to host)"]
+
+
 def test_answers_of_a_confined_user_get_out(rules: str) -> None:
     code = f"""
 serve(3002)
@@ -164,6 +174,21 @@ print(json.dumps([found(command) for command in (
     assert dormant == ["+ flags dormant"]
 
 
+def test_a_file_that_others_may_write_or_own_is_another_one(rules: str, tmp_path: Path) -> None:
+    code = f"""
+packet_filter = load("plugins/modules/packet_filter.py", "packet_filter")
+file = {{"path": {str(tmp_path / "nftables-example.conf")!r}, "content": rules, "mode": "0644"}}
+found = [packet_filter.differs(file)]
+open(file["path"], "w").write(rules)
+for mode, owner in ((0o644, 0), (0o666, 0), (0o644, {NOBODY}), (0o644, 0)):
+    os.chown(file["path"], owner, 0)
+    os.chmod(file["path"], mode)
+    found.append(packet_filter.differs(file))
+print(json.dumps(found))
+"""
+    assert inside(rules, code) == [True, False, True, True, False]
+
+
 def test_what_a_release_will_need_is_opened_before_it_is_tried(rules: str) -> None:
     more = rules.replace("tcp dport { 6380 } accept", "tcp dport { 6380, 6390 } accept")
     more = re.sub(r'(.*skuid "nobody" ip daddr .*tcp.*6390.*\n)', r"\1", more)
@@ -208,9 +233,14 @@ ENVIRONMENT = {
 }
 
 
-def rule(port: int, *to: str, user: str = "app") -> dict[str, Any]:
+def rule(port: int, *to: str, user: str = "app", **more: str) -> dict[str, Any]:
     """Return an item of firewall_outgoing."""
-    return {"user": user, "name": "x", "ports": [port], "to": list(to)}
+    return {"user": user, "name": "x", "ports": [port], "to": list(to), **more}
+
+
+def dns(*to: str) -> list[dict[str, Any]]:
+    """Return the items that let the application ask name servers."""
+    return [rule(53, *to), rule(53, *to, protocol="udp")]
 
 
 @pytest.mark.parametrize(
@@ -223,10 +253,12 @@ def rule(port: int, *to: str, user: str = "app") -> dict[str, Any]:
             "DATABASE_URL: db.example.com:5432",
         ),
         (
-            [rule(6380, "10.0.0.11"), rule(6379, "10.0.0.12"), rule(5432, "0.0.0.0/0"), rule(53, "10.0.0.2")],
+            [rule(6380, "10.0.0.11"), rule(6379, "10.0.0.12"), rule(5432, "0.0.0.0/0"), *dns("10.0.0.2")],
             "REDIS_SENTINELS: 10.0.0.11:26379",
         ),
-        ([rule(port, "0.0.0.0/0") for port in (6380, 6379, 5432, 53, 26379)], ""),
+        # By udp, nobody connects to Redis.
+        ([rule(6380, "10.0.0.11", protocol="udp")], "REDIS_URL: 10.0.0.11:6380"),
+        ([*(rule(port, "0.0.0.0/0") for port in (6380, 6379, 5432, 26379)), *dns("0.0.0.0/0")], ""),
     ],
 )
 def test_what_an_environment_names_and_the_rules_shut_is_found(outgoing: list[dict[str, Any]], shut: str) -> None:
@@ -234,6 +266,53 @@ def test_what_an_environment_names_and_the_rules_shut_is_found(outgoing: list[di
     found = judge.shut_off(ENVIRONMENT, outgoing, "app")
     assert found.startswith(shut)
     assert bool(found) is bool(shut)
+
+
+NAMED = {"REDIS_URL": "rediss://redis.example.com:6380"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "resolvers", "found"),
+    [
+        (dns("10.0.0.2"), [], ""),
+        (dns("10.0.0.2"), ["10.0.0.2"], ""),
+        (dns("10.0.0.2"), ["10.0.0.3", "10.0.0.2"], ""),
+        (dns("127.0.0.53"), ["127.0.0.53"], ""),
+        # systemd-resolved may ask them; the application asks it.
+        (dns("10.0.0.2"), ["127.0.0.53"], "127.0.0.53"),
+        (dns("10.0.0.2")[:1], ["10.0.0.2"], "10.0.0.2"),
+        (dns("10.0.0.2")[1:], ["10.0.0.2"], "10.0.0.2"),
+        (dns("10.0.0.2")[1:], [], "the name servers"),
+        (dns("10.0.0.2", "2001:db8::/32"), ["2001:db8::53"], ""),
+    ],
+)
+def test_names_need_the_name_servers_that_the_host_asks(
+    asked: list[dict[str, Any]], resolvers: list[str], found: str
+) -> None:
+    judge = load("plugins/filter/neighbours.py", "neighbours_filters")
+    said = judge.shut_off(NAMED, [rule(6380, "10.0.0.0/24"), *asked], "app", resolvers)
+    expected = f"REDIS_URL: redis.example.com:6380, whose address is asked for at port 53 of {found}, udp and tcp"
+    assert said == (expected if found else "")
+    # No port of it is open: that is what is said.
+    assert judge.shut_off(NAMED, asked, "app", resolvers) == "REDIS_URL: redis.example.com:6380"
+
+
+def test_what_an_environment_names_and_nobody_connects_to_needs_no_rule() -> None:
+    judge = load("plugins/filter/neighbours.py", "neighbours_filters")
+    environment = {
+        "ALLOWED_ORIGINS": "https://desk.example.com,https://other.example.com",
+        "AUTH_ISSUER": "https://login.example.com/realms/desk",
+        "DATABASE_URL": "postgresql://%2Frun%2Fpostgresql/quantdesk",
+    }
+    assert judge.shut_off(environment, [rule(6380, "10.0.0.11")], "app") == ""
+
+
+def test_name_servers_are_read_as_the_c_library_reads_them(tmp_path: Path) -> None:
+    look = load("plugins/module_utils/host_neighbours.py", "ansible.module_utils.host_neighbours")
+    file = tmp_path / "resolv.conf"
+    file.write_text("# nameserver 10.0.0.9\nsearch example.com\nnameserver 127.0.0.53\nnameserver\tfe80::1%eth0\n")
+    assert look.resolvers(str(file)) == ["127.0.0.53", "fe80::1"]
+    assert look.resolvers(str(tmp_path / "none")) == []
 
 
 LINKS = [

@@ -42,11 +42,11 @@ async def tls_client(port: int, context: ssl.SSLContext) -> AsyncIterator[Client
             await writer.wait_closed()
 
 
-def shown(port: int, context: ssl.SSLContext) -> bytes:
-    """Return the certificate that a new connection is shown."""
+def shown(port: int, context: ssl.SSLContext, name: str = "app1") -> bytes:
+    """Return the certificate that a new connection is shown; an address is no name to ask for."""
     with (
         socket.create_connection(("127.0.0.1", port)) as plain,
-        context.wrap_socket(plain, server_hostname="app1") as tls,
+        context.wrap_socket(plain, server_hostname=name) as tls,
     ):
         certificate = tls.getpeercert(True)
         assert certificate is not None
@@ -80,12 +80,19 @@ def serve(ca: Authority, tmp_path: Path) -> Iterator[Serve]:
         process.__exit__(None, None, None)
 
 
-def renew(ca: Authority, folder: Path) -> None:
+def renew(ca: Authority, folder: Path, kind: str = "EC") -> None:
     """Put a new certificate and its key in place, each as Ansible does."""
     for source, target in zip(
-        ca.issue("app1", NAME, LOOPBACK), ("host.crt", "host.key"), strict=True
+        ca.issue("app1", NAME, LOOPBACK, kind=kind), ("host.crt", "host.key"), strict=True
     ):
         source.rename(folder / target)
+
+
+async def load(process: Process) -> None:
+    """Have a process load its certificate."""
+    before = process.log.count("Certificate loaded")
+    process.popen.send_signal(signal.SIGHUP)
+    await until(lambda: process.log.count("Certificate loaded") > before)
 
 
 async def test_serves_over_tls_with_the_name_of_its_host_and_refuses_plaintext(
@@ -133,6 +140,22 @@ async def test_a_new_certificate_is_shown_after_a_reload_and_drops_no_connection
         assert (await connection.get("/health")).status == 200
     assert process.popen.poll() is None
     assert process.complaints == []
+
+
+@pytest.mark.parametrize("required", ["true", "false"])
+async def test_a_certificate_with_a_key_of_another_kind_takes_the_place_of_the_old_one(
+    serve: Serve, ca: Authority, tmp_path: Path, required: str
+) -> None:
+    process, trust = serve(TLS_REQUIRED=required), trusting(ca)
+    for kind in ("RSA", "EC"):
+        renew(ca, tmp_path, kind)
+        new = ssl.PEM_cert_to_DER_cert((tmp_path / "host.crt").read_text())
+        assert shown(process.port, trust) != new
+        await load(process)
+        # By its name, and by an address, for which a client names nobody.
+        assert shown(process.port, trust) == shown(process.port, trust, "127.0.0.1") == new
+    async with tls_client(process.port, trust) as connection:
+        assert (await connection.get("/health")).status == 200
 
 
 async def test_a_certificate_that_does_not_fit_leaves_the_old_one(

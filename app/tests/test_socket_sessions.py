@@ -11,8 +11,11 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from conftest import HANG, TOKEN, Server
+from conftest import HANG, TOKEN, Server, Start
 from processes import ANONYMOUS_HANDSHAKE, HANDSHAKE, Answer, Process, client
+from quantdesk.limits import Limiter
+from quantdesk.origins import Origins
+from quantdesk.sockets import FRAMES, Sockets
 
 
 def log_in(app: Process, user: str = "alice", **headers: str) -> str:
@@ -273,3 +276,53 @@ async def test_database_that_is_away_opens_none_and_is_no_failure(
             database.commit()
         answer = await shake(app, f"Cookie: {cookie}")
         assert (answer.status, answer.code) == (503, "unavailable")
+
+
+class _Frames:
+    """What a socket's frames go to; nothing is sent to this one."""
+
+    def write(self, data: bytes) -> None:
+        """Send frames."""
+
+    def waiting(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        """Cut the connection."""
+
+
+async def test_session_that_ends_during_the_handshake_opens_none(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look-up of the session and the moment in which the socket would end with it."""
+    running = await start()
+    begun = await running.client.post("/api/sessions", json={"user": "alice"})
+    cookie = f"session={begun.cookies['session']}"
+    sockets = Sockets(running.services, Origins(running.services.settings))
+
+    async def count(_limiter: Limiter, who: str) -> None:
+        if who != "192.0.2.1":
+            answer = await running.client.delete(
+                "/api/sessions/current", headers={"Cookie": cookie}
+            )
+            assert answer.status_code == 200
+
+    monkeypatch.setattr("quantdesk.sockets._count", count)
+    sent: list[dict[str, Any]] = []
+    scope: Any = {
+        "type": "websocket",
+        "headers": [(b"cookie", cookie.encode()), (b"host", b"test")],
+        "extensions": {FRAMES: _Frames()},
+    }
+
+    async def receive() -> Any:  # noqa: ANN401  # a message of ASGI
+        return {"type": "websocket.connect" if not sent else "websocket.disconnect"}
+
+    async def send(message: Any) -> None:  # noqa: ANN401  # likewise
+        sent.append(message)
+
+    await sockets.serve(scope, receive, send, "192.0.2.1")
+    assert [(message["type"], message.get("status")) for message in sent] == [
+        ("websocket.http.response.start", 401),
+        ("websocket.http.response.body", None),
+    ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from conftest import Server, Start
@@ -39,9 +39,13 @@ class Authority:
     def ca_file(self) -> Path:
         return self.folder / "ca.pem"
 
-    def issue(self, name: str, *subjects: x509.GeneralName) -> tuple[Path, Path]:
-        """Write a certificate and its key; return their paths."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def issue(self, name: str, *subjects: x509.GeneralName, kind: str = "EC") -> tuple[Path, Path]:
+        """Write a certificate and its key, of the kind EC or RSA; return their paths."""
+        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+        if kind == "EC":
+            key = ec.generate_private_key(ec.SECP256R1())
+        else:
+            key = rsa.generate_private_key(65537, 2048)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (
             _builder(subject, self.certificate.subject, key.public_key())
@@ -61,7 +65,7 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (

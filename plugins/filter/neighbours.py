@@ -187,43 +187,67 @@ def outgoing_rules(outgoing: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return found
 
 
-# What follows a scheme in the values of an environment, and what a URL without a port means.
-SCHEMES = {"redis": 6379, "rediss": 6379, "postgresql": 5432, "postgres": 5432, "http": 80, "https": 443}
+# What follows a scheme in the values of an environment, and what a URL without a port means. Those of http are none: an
+# issuer and origins are names, which nobody connects to.
+SCHEMES = {"redis": 6379, "rediss": 6379, "postgresql": 5432, "postgres": 5432}
+DNS = 53
 
 
-def _endpoints(environment: Mapping[str, Any]) -> Iterable[tuple[str, str, int]]:
-    """Yield name, host and port for each URL, and for each Sentinel."""
+def endpoints(environment: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Return name, host and port for each URL, and for each Sentinel."""
+    found = []
     for name, value in environment.items():
         scheme = str(value).partition("://")[0].partition("+")[0]
         if name == "REDIS_SENTINELS":
             for item in str(value).split(","):
                 host, _, port = item.strip().rpartition(":")
-                yield name, host.strip("[]"), int(port) if port.isdigit() else 0
+                found.append((name, host.strip("[]"), int(port) if port.isdigit() else 0))
         elif "://" in str(value) and scheme in SCHEMES:
             try:
                 url = urlsplit(str(value))
                 host, number = url.hostname or "", url.port or SCHEMES[scheme]
             except ValueError:
                 continue
-            if host:
-                yield name, "127.0.0.1" if host == "localhost" else host, number
+            # The folder of a Unix socket is no host.
+            if host and not host.lower().startswith("%2f"):
+                found.append((name, "127.0.0.1" if host == "localhost" else host, number))
+    return found
 
 
-def shut_off(environment: Mapping[str, Any], outgoing: Iterable[Mapping[str, Any]], user: str) -> str:
-    """Return what an environment names and its user may not connect to."""
+def _lets(rules: Iterable[Mapping[str, Any]], port: int, protocol: str, address: str = "") -> bool:
+    """Tell whether rules let somebody connect to a port, of an address or, without one, of some."""
+    for rule in rules:
+        if port in map(int, rule["ports"]) and rule.get("protocol", "tcp") == protocol and rule["to"]:
+            networks = [ipaddress.ip_network(str(to)) for to in rule["to"]]
+            if not address or any(ipaddress.ip_address(address) in network for network in networks):
+                return True
+    return False
+
+
+def shut_off(
+    environment: Mapping[str, Any], outgoing: Iterable[Mapping[str, Any]], user: str, resolvers: Iterable[str] = ()
+) -> str:
+    """Return what an environment names and its user may not connect to.
+
+    `resolvers` are the host's name servers, as far as they are known; one that may be asked by udp and tcp is enough.
+    """
     rules = [rule for rule in outgoing if rule["user"] == user]
-    resolves = any(53 in map(int, rule["ports"]) for rule in rules)
+    servers = list(resolvers)
+    resolves = any(
+        all(_lets(rules, DNS, protocol, server) for protocol in ("udp", "tcp")) for server in servers or [""]
+    )
     found = []
-    for name, host, port in _endpoints(environment):
-        reaching = [rule for rule in rules if port in map(int, rule["ports"])]
+    for name, host, port in endpoints(environment):
         try:
-            address = ipaddress.ip_address(host)
+            address = str(ipaddress.ip_address(host))
         except ValueError:
             # Which addresses a name has is known on the host alone.
-            good = bool(reaching) and resolves
-        else:
-            good = any(address in ipaddress.ip_network(str(to)) for rule in reaching for to in rule["to"])
-        if not good:
+            if _lets(rules, port, "tcp") and not resolves:
+                named = ", ".join(servers) or "the name servers"
+                found.append(f"{name}: {host}:{port}, whose address is asked for at port 53 of {named}, udp and tcp")
+                continue
+            address = ""
+        if not _lets(rules, port, "tcp", address):
             found.append(f"{name}: {host}:{port}")
     return ", ".join(found)
 
@@ -237,6 +261,14 @@ def plaintext_needed(survey: Survey, balancers: Iterable[Survey], environment: s
     if any(balancer.get("haproxy", {}).get("backends") == "plaintext" for balancer in asked):
         return True
     return any(not balancer for balancer in asked) and environment not in survey.get("tls_required", [environment])
+
+
+def plaintext_backends(backends: Any, addresses: Iterable[Any]) -> str:
+    """Return the backends without `tls_name` at some addresses, those of hosts whose application serves TLS."""
+    known = {str(address) for address in addresses}
+    items = backends if isinstance(backends, (list, tuple)) else []
+    found = [item for item in items if isinstance(item, Mapping) and not item.get("tls_name")]
+    return ", ".join(str(item.get("name", "")) for item in found if str(item.get("address", "")) in known)
 
 
 def foreign_table(survey: Survey, table: str) -> str:
@@ -257,6 +289,7 @@ class FilterModule:
             "cluster_of": cluster_of,
             "cut_off": cut_off,
             "doubtful_ports": doubtful_ports,
+            "endpoints": endpoints,
             "foreign_app": foreign_app,
             "foreign_cluster": foreign_cluster,
             "foreign_names": foreign_names,
@@ -266,6 +299,7 @@ class FilterModule:
             "others_on_port": others_on_port,
             "outgoing_rules": outgoing_rules,
             "passes_on": passes_on,
+            "plaintext_backends": plaintext_backends,
             "plaintext_needed": plaintext_needed,
             "shut_off": shut_off,
             "shut_ports": shut_ports,

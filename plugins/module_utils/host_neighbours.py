@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -82,7 +83,35 @@ def tls_required(*patterns: str) -> list[str]:
     return sorted(str(path) for path in paths if re.search(r'^TLS_REQUIRED="true"$', text_of(path), re.MULTILINE))
 
 
+def resolvers(path: str = "/etc/resolv.conf") -> list[str]:
+    """Return the name servers that programs of this host ask; 127.0.0.53 is systemd-resolved, on the host itself."""
+    servers = re.findall(r"^nameserver[ \t]+([0-9A-Fa-f.:]+)", text_of(path), re.MULTILINE)
+    # The C library takes no more.
+    return servers[:3]
+
+
 # --- HAProxy ---
+
+
+def in_plaintext(admin: str) -> bool:
+    """Tell whether the HAProxy that runs reaches its servers in plaintext, as it says; none does where none runs."""
+    said = b""
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(admin)
+            client.sendall(b"show servers state app\n")
+            while piece := client.recv(65536):
+                said += piece
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except OSError:
+        # It runs, and what it does is not known.
+        return True
+    lines = [line.split() for line in said.decode(errors="replace").splitlines()]
+    names = next((line[1:] for line in lines if line[:1] == ["#"]), [])
+    servers = [dict(zip(names, line, strict=True)) for line in lines if names and len(line) == len(names)]
+    return not servers or any(server.get("srv_use_ssl") != "1" for server in servers)
 
 
 def haproxy(marker: str, path: str = "/etc/haproxy/haproxy.cfg") -> Json:
@@ -93,6 +122,9 @@ def haproxy(marker: str, path: str = "/etc/haproxy/haproxy.cfg") -> Json:
     if marker in text:
         servers = re.findall(r"^ +server .*$", text, re.MULTILINE)
         tls = all(" ssl verify required " in f"{server} " for server in servers)
+        admin = re.search(r"^ +stats socket (/\S+)", text, re.MULTILINE)
+        # A run that was cut off may have written a file that the process has not taken over.
+        tls = tls and not (admin and in_plaintext(admin[1]))
         return {"file": path, "origin": "ours", "sections": [], "backends": "TLS" if tls else "plaintext"}
     packaged = re.search(
         rf"^ *{re.escape(path)} ([0-9a-f]{{32}})", output("dpkg-query", "-Wf${Conffiles}\n", "haproxy"), re.M
@@ -478,6 +510,7 @@ def survey(marker: str) -> Json:
         "folders": folders("/opt"),
         "unmarked": unmarked(marker, "/etc/systemd/system/*.*", "/etc/*/*.env"),
         "tls_required": tls_required("/etc/*/*.env"),
+        "resolvers": resolvers(),
         "haproxy": haproxy(marker),
         "postgresql": clusters(marker),
         "filters": filters(marker),

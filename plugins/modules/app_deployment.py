@@ -453,6 +453,12 @@ class Switch:
                     )
             except Unwell as error:
                 problems.append(str(error))
+        if (
+            not self.touched
+            and not self.legacy_stopped
+            and any(instance.state in RUNNING for instance in self.seen.instances)
+        ):
+            return "No instance was restarted: those that ran go on."
         if not self.seen.before or not (self.legacy_stopped or any(running for running, _ in was.values())):
             return "Nothing ran before it, so it is stopped."
         if problems:

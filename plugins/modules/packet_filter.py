@@ -10,7 +10,8 @@ description:
   - C(tried) has the kernel check the rules, and changes nothing but this - a user for whom the table has rules already
     may from now on connect to what the new ones allow, so that a release that needs it can be tried before they are
     loaded.
-  - C(loaded) writes O(files), has O(unit) enabled, and loads the rules when the kernel's differ, in one transaction.
+  - C(loaded) writes O(files), which are root's, has O(unit) enabled, and loads the rules when the kernel's differ,
+    in one transaction.
   - C(compared) reports what differs and changes nothing.
   - Rules about a user that the host does not have are left out by C(tried) and C(loaded), and reported by C(compared).
 options:
@@ -41,7 +42,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 differences: {description: "What the kernel's table lacks (-) and has besides (+).", type: list, returned: always}
-written: {description: "Files that differ, or that differed.", type: list, returned: always}
+written: {description: "Files that differ, or that differed, by text, owner or mode.", type: list, returned: always}
 opened: {description: Rules that C(tried) added., type: list, returned: always}
 unknown_users: {description: Users of the rules that the host does not have., type: list, returned: always}
 unit_state: {description: "What systemd says of the unit, as in C(active, enabled).", type: str, returned: always}
@@ -56,7 +57,7 @@ from typing import Any  # noqa: E402
 from ansible.module_utils import nftables  # noqa: E402
 from ansible.module_utils.app_units import put, systemctl  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_files import read  # noqa: E402
+from ansible.module_utils.redis_files import Ownership, read  # noqa: E402
 
 UNITS = "/etc/systemd/system/"
 
@@ -67,6 +68,16 @@ def unit_state(unit: str) -> str:
     shown = dict(line.split("=", 1) for line in lines if "=" in line)
     words = [shown.get("ActiveState") or "unknown", shown.get("UnitFileState") or "unknown"]
     return ", ".join(words + (["older than its file"] if shown.get("NeedDaemonReload") == "yes" else []))
+
+
+def wanted_of(file: dict[str, Any]) -> Ownership:
+    """Return whose one of the files is to be: root's, as who writes it decides what the host lets in."""
+    return Ownership.of({**file, "owner": "root", "group": "root"})
+
+
+def differs(file: dict[str, Any]) -> bool:
+    """Tell whether a file is another than it should be, by its text, its owner or its mode; raises OSError."""
+    return bool(read(file["path"]) != file["content"] or wanted_of(file).declare(file["path"], pretend=True))
 
 
 def fitted(params: dict[str, Any]) -> list[dict[str, Any]]:
@@ -99,7 +110,7 @@ def compare(params: dict[str, Any], files: list[dict[str, Any]]) -> dict[str, An
     should = nftables.wanted(params["table"], nftables.without(files[0]["content"], params["unknown"]))
     return {
         "differences": nftables.differences(params["table"], should, there),
-        "written": [file["path"] for file in files if read(file["path"]) != file["content"]],
+        "written": [file["path"] for file in files if differs(file)],
         "unit_state": unit_state(params["unit"]),
         **nftables.answer(params["table"], there),
     }

@@ -1,7 +1,8 @@
 """The WebSockets of this process: who listens to what, and how a message gets to all of them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 # Bytes that may wait for a reader. One that falls behind further is dropped rather than let grow.
@@ -57,6 +58,8 @@ class Hub:
         self._channels: dict[str, set[Subscriber]] = {}
         # Subscribers by the name of their session.
         self.sessions: dict[str, set[Subscriber]] = {}
+        # For each handshake under way, the names of the sessions that have ended meanwhile.
+        self._handshakes: list[set[str]] = []
         self._dirty: list[Subscriber] = []
 
     def join(self, subscriber: Subscriber, session: str) -> None:
@@ -71,8 +74,21 @@ class Hub:
             if not members:
                 del self.sessions[session]
 
+    @contextmanager
+    def noting_ends(self) -> Iterator[set[str]]:
+        """Note the sessions that end meanwhile: who is about to join one of them is not told."""
+        ended: set[str] = set()
+        self._handshakes.append(ended)
+        try:
+            yield ended
+        finally:
+            # By identity: sets with the same names are equal.
+            self._handshakes = [noted for noted in self._handshakes if noted is not ended]
+
     def end_session(self, session: str) -> None:
         """End the subscribers of a session."""
+        for ended in self._handshakes:
+            ended.add(session)
         for subscriber in list(self.sessions.get(session, ())):
             subscriber.ended()
 

@@ -446,7 +446,10 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._drain = drain
         self._tls = tls
-        self._context = tls_context(tls) if tls else None
+        # What is shown, and the listener's, which hands each handshake over to it.
+        self._shown = self._context = tls_context(tls) if tls else None
+        if self._context is not None:
+            self._context.sni_callback = self._show
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._tls is None or self._context is None:
@@ -462,14 +465,19 @@ class Server(uvicorn.Server):
             log.info("Serving", extra={"host": self.config.host, "port": self.config.port})
             notify("READY=1")
 
+    def _show(self, connection: ssl.SSLObject, _name: str | None, first: ssl.SSLContext) -> None:
+        """Have a handshake show the certificate that was loaded last, whatever name it asks for."""
+        if self._shown is not None and self._shown is not first:
+            connection.context = self._shown
+
     def reload(self) -> None:
         """Take a new certificate over, for connections to come; those that are there go on."""
-        if self._tls is None or self._context is None:
+        if self._tls is None:
             return
         try:
-            # In a context of its own first: half of a new pair must not replace the old one.
-            tls_context(self._tls)
-            self._context.load_cert_chain(self._tls.cert_file, self._tls.key_file, password="")
+            # In a context of its own: one keeps a certificate for each kind of key, and would go on
+            # showing one of another kind; and half of a new pair must not replace the old one.
+            self._shown = tls_context(self._tls)
         except OSError as error:
             log.error(
                 "The certificate cannot be loaded, the old one stays", extra={"reason": str(error)}

@@ -18,7 +18,7 @@ from quantdesk.hub import Frames, Hub, Subscriber
 from quantdesk.limits import Decision, Limiter
 from quantdesk.origins import Origins
 from quantdesk.prices import SYMBOL
-from quantdesk.sessions import find_session, key_name
+from quantdesk.sessions import LoginRequired, find_session, key_name
 from quantdesk.state import State
 
 # How many sockets one client may have open, and this process in all.
@@ -68,14 +68,19 @@ class Sockets:
     async def serve(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
         """Serve one connection of `client`, from its handshake to its end."""
         try:
-            name, session = await self._admit(scope, client)
+            with self._hub.noting_ends() as ended:
+                name, session = await self._admit(scope, client, ended)
         except Exception as error:  # noqa: BLE001  # every error has its answer
             await refuse(send, error)
             return
         await self._serve(scope, receive, send, client, name, session)
 
-    async def _admit(self, scope: Scope, client: str) -> tuple[str, Session | None]:
+    async def _admit(
+        self, scope: Scope, client: str, ended: set[str]
+    ) -> tuple[str, Session | None]:
         """Return a session and its name, or neither for who holds the admin token.
+
+        `ended` has the names of sessions that have ended meanwhile.
 
         Raises:
             HTTPException: no WebSocket may be opened (401, 403, 429).
@@ -101,6 +106,10 @@ class Sockets:
         self._check_room(client)
         if len(self._hub.sessions.get(name, ())) >= services.settings.sockets_per_session:
             raise TooManySockets
+        # It may have ended since it was looked up. From here to where the socket joins it, nothing
+        # else runs.
+        if name in ended:
+            raise LoginRequired
         return name, found.session
 
     def _check_room(self, client: str) -> None:
