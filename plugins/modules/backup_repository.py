@@ -295,7 +295,8 @@ def listed(repository: Repository) -> dict[str, Any]:
                 "id": item["id"],
                 "time": str(item["time"]),
                 "host": repository.host,
-                "said": str(item["hostname"]),
+                # restic leaves out what is empty.
+                "said": str(item.get("hostname", "")),
             }
             for item in sorted(found, key=lambda item: str(item["time"]))
         ]
@@ -330,18 +331,20 @@ def doomed(
 
 
 def odd_times(snapshots: list[dict[str, Any]], arrivals: dict[str, float]) -> int:
-    """Return how many backups tell another time than that at which they arrived."""
-    return sum(
-        abs(arrivals[item["id"]] - at(item)) > ODD
-        for item in snapshots
-        if is_a(item, "manifest") and item["id"] in arrivals
-    )
+    """Return how many backups tell another time than that at which they arrived, or none that there can be."""
+    times = [
+        (arrivals[item["id"]], at(item)) for item in snapshots if is_a(item, "manifest") and item["id"] in arrivals
+    ]
+    return sum(told is None or abs(arrived - told) > ODD for arrived, told in times)
 
 
-def at(snapshot: dict[str, Any]) -> float:
-    """Return the time that a snapshot tells of itself."""
-    text = re.sub(r"(\.\d{1,6})\d*", r"\1", str(snapshot["time"]))
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+def at(snapshot: dict[str, Any]) -> float | None:
+    """Return the time that a snapshot tells of itself; none for what is no time here, such as one of the year 0."""
+    text = re.sub(r"(\.\d{1,6})\d*", r"\1", str(snapshot.get("time")))
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
 
 
 def maintained(module: AnsibleModule, repository: Repository) -> dict[str, Any]:
@@ -407,6 +410,14 @@ class Single:
                 found.setdefault(host, []).append(item)
         return found
 
+    def arrivals(self, wanted: list[dict[str, Any]]) -> dict[str, float]:
+        """Return when the files of snapshots came there, by the ids that these had where they were made."""
+        found: dict[str, float] = {}
+        for item in wanted:
+            came = os.lstat(f"{self.path}/snapshots/{item['id']}").st_mtime
+            found[identity(item)] = min(came, found.get(identity(item), came))
+        return found
+
     def close(self) -> None:
         """Give it to root, without any right to write."""
         for parent, folders, files, handle in os.fwalk(self.path, topdown=False, follow_symlinks=False):
@@ -443,7 +454,7 @@ def migrated(
             raise Refused(
                 f"{len(lost)} of {len(wanted)} snapshots did not arrive, such as {', '.join(lost[:5])}; run it again"
             )
-        date_copies(repository)
+        date_copies(repository, single.arrivals(wanted))
     return {"snapshots": len(wanted), "copied": len(missing), "changed": bool(missing)}
 
 
@@ -452,12 +463,24 @@ def originals(repository: Repository) -> set[str]:
     return {identity(item) for item in repository.snapshots()}
 
 
-def date_copies(repository: Repository) -> None:
-    """Have copies count, for the retention, as if they had arrived when they were made."""
+def date_copies(repository: Repository, arrivals: dict[str, float]) -> None:
+    """Have copies count, for the retention, as if they had arrived when they were made.
+
+    Any host could write any host's backups into the repository that all shared, and have them tell any time: none
+    counts for younger than its file there.
+    """
     with repository.folder_of("snapshots") as handle:
         for item in repository.snapshots():
-            if "original" in item:
-                os.utime(item["id"], (at(item), at(item)), dir_fd=handle, follow_symlinks=False)
+            if "original" not in item or identity(item) not in arrivals:
+                continue
+            arrived = os.stat(item["id"], dir_fd=handle, follow_symlinks=False).st_mtime
+            when = dated(at(item), min(arrived, arrivals[identity(item)]), time.time())
+            os.utime(item["id"], (when, when), dir_fd=handle, follow_symlinks=False)
+
+
+def dated(told: float | None, arrived: float, now: float) -> float:
+    """Return the time from which a copy counts: the earliest one that is known of it."""
+    return max(0.0, min(arrived if told is None else told, arrived, now))
 
 
 def note(module: AnsibleModule, results: list[dict[str, Any]]) -> None:
