@@ -45,3 +45,21 @@ def test_every_playbook_that_makes_backups_asks() -> None:
     for name in ("site", "backup", "rebuild"):
         text = (PROJECT / f"playbooks/{name}.yml").read_text()
         assert "preflight_backup: true" in text.split("import_playbook")[1], name
+
+
+def test_an_old_repository_in_another_place_is_named(tmp_path: Path) -> None:
+    """Earlier versions had it in backup_vault_path, which may have been any."""
+    store = tmp_path / "store"
+    (store / "repository").mkdir(parents=True)
+    (store / "repository/config").write_text("x")
+    vault = {**variables(), **SSH, "backup_vault_path": str(store)}
+    words = ["--limit", "vault", "-e", "preflight_backup=true"]
+    result = run(tmp_path, {}, {}, *words, backup_vault={"vault": vault})
+    assert any(
+        line.startswith("backup_vault_single_path: ") and f"expected {store}/repository, where" in line
+        for line in problems(result.stdout)
+    ), result.stdout
+    # As it is now, below backup_vault_path, it is right.
+    vault["backup_vault_single_path"] = f"{store}/repository"
+    right = run(tmp_path, {}, {}, *words, backup_vault={"vault": vault})
+    assert "backup_vault_single_path" not in "".join(line.split(":")[0] for line in problems(right.stdout)), right.stdout
