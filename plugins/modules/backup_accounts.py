@@ -58,6 +58,7 @@ import os  # noqa: E402 - Ansible wants the documentation first
 import pwd  # noqa: E402
 import re  # noqa: E402
 import stat  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -66,7 +67,6 @@ from ansible.module_utils.backup_places import (  # noqa: E402
     KEY,
     NAME,
     account,
-    guest,
     is_plain_folder,
     shown,
     walk,
@@ -121,6 +121,12 @@ class Accounts:
         text = read(f"{ACCOUNTS}/{account(self.environment, host)}.keys") or ""
         found = re.search(r"^restrict(?:,\S*)? (.+)$", text, re.MULTILINE)
         return found[1] if found else ""
+
+    def lent(self) -> list[str]:
+        """Return the hosts whose backups another one may read. Root alone makes these files."""
+        guests = Path(ACCOUNTS).glob("lend-*.keys")
+        told = {(read(str(path.with_suffix(".folder"))) or "").strip() for path in guests}
+        return [host for host in self.known() if self.folder(host) in told]
 
     def make(self, hosts: list[dict[str, str]]) -> None:
         """Make what is missing, and take the keys of hosts that are not listed away."""
@@ -201,8 +207,7 @@ class Accounts:
         found = [f"{TIMER} is {out.strip()}"] if code != 0 else []
         found += [
             f"{host}: its backups are lent to another host, and were not given back"
-            for host in self.known()
-            if os.path.exists(f"{ACCOUNTS}/{guest(self.environment, host)}.keys")
+            for host in self.lent()
         ]
         for host in hosts:
             name = account(self.environment, host)
@@ -309,13 +314,9 @@ def elsewhere(path: str, single: str) -> list[str]:
     That was in a folder of any name, in backup_vault_path of then, which was the home of its account.
     """
     folders = {path}
-    try:
+    with suppress(KeyError):
         folders.add(pwd.getpwnam(SHARED_USER).pw_dir)
-    except KeyError:
-        pass
-    found = [
-        f"{folder}/{name}" for folder in folders if is_plain_folder(folder) for name in sorted(os.listdir(folder))
-    ]
+    found = [f"{folder}/{name}" for folder in folders if is_plain_folder(folder) for name in sorted(os.listdir(folder))]
     return sorted(
         each for each in found if shared(each) == "open" and os.path.realpath(each) != os.path.realpath(single)
     )
