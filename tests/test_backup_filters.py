@@ -102,7 +102,11 @@ def test_what_is_no_host_is_named(hosts: object, problem: str) -> None:
 def test_each_host_of_each_environment_has_an_account_and_a_password_of_its_own() -> None:
     pairs = [(environment, host) for environment in ("lab", "staging") for host in ("redis1", "app1")]
     places = backup.backup_places
-    for made in (places.account, lambda *pair: places.guest(*pair, "lab/redis2"), lambda *pair: places.password("master", *pair)):
+    for made in (
+        places.account,
+        lambda *pair: places.guest(*pair, "lab/redis2"),
+        lambda *pair: places.password("master", *pair),
+    ):
         assert len({made(*pair) for pair in pairs}) == len(pairs)
         assert made(*pairs[0]) == made(*pairs[0])
     assert places.password("master", "lab", "redis1") != places.password("other", "lab", "redis1")

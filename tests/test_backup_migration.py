@@ -25,15 +25,15 @@ OLD, NEW = "the-old-one", "the-new-one"
 RUN = SimpleNamespace(check_mode=False, params={"lock_timeout": 0})
 
 
-def restic(folder: Path, *words: str, **more: str) -> str:
+def restic(folder: Path, *words: str, content: str = "") -> str:
     """Run restic as an earlier version of a host did."""
     return subprocess.run(
-        ["restic", "-r", folder, "--no-cache", "--quiet", *words],
+        ["restic", "-r", str(folder), "--no-cache", "--quiet", *words],
         env={**os.environ, "RESTIC_PASSWORD": OLD},
         capture_output=True,
         text=True,
         check=True,
-        **more,
+        input=content,
     ).stdout
 
 
@@ -43,7 +43,7 @@ def backup(folder: Path, when: str, host: str = "redis1", environment: str = "la
     tags = f"databackup,manifest,source=redis,environment={environment}"
     content = os.urandom(2000).hex()
     words = ["backup", "--stdin", "--stdin-filename", "/redis.json", "--time", when, "--host", host, "--tag", tags]
-    restic(folder, *words, input=content)
+    restic(folder, *words, content=content)
     return next(path.name for path in (folder / "snapshots").iterdir() if path.name not in before)
 
 

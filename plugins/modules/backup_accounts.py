@@ -205,10 +205,7 @@ class Accounts:
         """Return what is not as it should be with the accounts and folders of some hosts."""
         code, out, _ = self.module.run_command(["systemctl", "is-active", TIMER])
         found = [f"{TIMER} is {out.strip()}"] if code != 0 else []
-        found += [
-            f"{host}: its backups are lent to another host, and were not given back"
-            for host in self.lent()
-        ]
+        found += [f"{host}: its backups are lent to another host, and were not given back" for host in self.lent()]
         for host in hosts:
             name = account(self.environment, host)
             try:
