@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from conftest import load
+from conftest import PROJECT, ansible_plays, load
 
 backup = load("plugins/filter/backup.py", "backup_filters")
 
@@ -100,7 +102,11 @@ def test_what_is_no_host_is_named(hosts: object, problem: str) -> None:
 def test_each_host_of_each_environment_has_an_account_and_a_password_of_its_own() -> None:
     pairs = [(environment, host) for environment in ("lab", "staging") for host in ("redis1", "app1")]
     places = backup.backup_places
-    for made in (places.account, places.guest, lambda *pair: places.password("master", *pair)):
+    for made in (
+        places.account,
+        lambda *pair: places.guest(*pair, "lab/redis2"),
+        lambda *pair: places.password("master", *pair),
+    ):
         assert len({made(*pair) for pair in pairs}) == len(pairs)
         assert made(*pairs[0]) == made(*pairs[0])
     assert places.password("master", "lab", "redis1") != places.password("other", "lab", "redis1")
@@ -122,3 +128,20 @@ def test_no_tag_of_a_backup_looks_like_another_line() -> None:
     assert "says that it is of app1\\nb" in line
     assert "\n" not in line
     assert backup.backup_lines([{"host": "redis1", "backups": []}]) == ["there is no backup in any repository"]
+
+
+def test_two_that_borrow_the_same_backups_come_by_accounts_of_their_own() -> None:
+    first, second = (backup.backup_places.guest("lab", "redis1", f"lab/{name}") for name in ("redis2", "redis3"))
+    assert first != second
+    assert re.fullmatch("lend-[0-9a-f]{12}", first)
+
+
+def test_what_was_borrowed_is_returned_where_no_host_of_ours_keeps_backups(tmp_path: Path) -> None:
+    play = yaml.safe_load((PROJECT / "playbooks/restore.yml").read_text())[1]
+    lent = tmp_path / "lent"
+    lent.mkdir()
+    values = {**play["vars"], "restore_from": "redis2", "restore_lent": str(lent)}
+    give = {"ansible.builtin.include_tasks": str(PROJECT / "playbooks/tasks/restore_return.yml")}
+    done = ansible_plays(tmp_path, {"return": {"vars": values, "tasks": [give]}})
+    assert done["return"][0], done["return"][1]
+    assert not lent.exists()

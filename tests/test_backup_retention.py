@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,3 +94,73 @@ def test_a_copy_is_known_by_the_id_that_it_had() -> None:
     copied = dict(data, id=identity(77), original=data["id"])
     arrivals = {copied["id"]: NOW - 9 * DAY, manifest["id"]: NOW}
     assert module.doomed([copied, manifest], arrivals, {"last": 1}, NOW) == ([], [])
+
+
+class Copies:
+    """A repository with copies, as `date_copies` uses one."""
+
+    def __init__(self, folder: Path, snapshots: list[dict[str, Any]]) -> None:
+        self.folder = folder
+        self.found = snapshots
+        for item in snapshots:
+            (folder / item["id"]).touch()
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        return self.found
+
+    @contextmanager
+    def folder_of(self, name: str) -> Iterator[int]:
+        assert name == "snapshots"
+        handle = os.open(self.folder, os.O_RDONLY)
+        yield handle
+        os.close(handle)
+
+    def arrivals(self) -> dict[str, float]:
+        return {item["id"]: (self.folder / item["id"]).stat().st_mtime for item in self.found}
+
+
+def test_migrated_backups_from_the_future_push_nothing_out(tmp_path: Path) -> None:
+    """Before the migration any host wrote what it liked, such as 48 backups of redis1 of the next years."""
+    now = time.time()
+    genuine = [item for hour in range(1, 6) for item in backup(hour, now - hour * 3600)]
+    forged = [item for number in range(48) for item in backup(100 + number, now + (number + 1) * DAY * 30)]
+    snapshots = genuine + forged
+    came = {item["id"]: module.at(item) for item in genuine} | {item["id"]: now - 60 for item in forged}
+    copies = Copies(tmp_path, [dict(item, id="c" + item["id"][1:], original=item["id"]) for item in snapshots])
+    module.date_copies(copies, came)
+    arrivals = copies.arrivals()
+    old, orphans = module.doomed(copies.found, arrivals, {"last": 8, "hourly": 48}, now)
+    # The last of each hour; the forged ones share the one of now, and an hour ago may be the same.
+    lost = {item["original"] for item in copies.found if item["id"] in {*old, *orphans}}
+    assert not lost & {item["id"] for item in genuine[2:]}
+    assert module.odd_times(copies.found, arrivals) == 48
+    assert max(arrivals.values()) <= now
+
+
+def test_a_copy_counts_from_when_it_was_made(tmp_path: Path) -> None:
+    made = float(int(time.time())) - 40 * DAY
+    copies = Copies(tmp_path, [dict(item, original=item["id"]) for item in backup(1, made)])
+    module.date_copies(copies, {item["original"]: made + 5 for item in copies.found})
+    assert [round(when - made) for when in copies.arrivals().values()] == [0, 0]
+    assert module.odd_times(copies.found, copies.arrivals()) == 0
+
+
+@pytest.mark.parametrize("told", ["0000-01-01T00:00:00Z", "", "9999-99-99T00:00:00Z"])
+def test_a_time_that_is_none_stops_nothing(tmp_path: Path, told: str) -> None:
+    snapshots = [dict(item, time=told, original=item["id"]) for item in backup(1, NOW)]
+    copies = Copies(tmp_path, snapshots)
+    module.date_copies(copies, dict.fromkeys(copies.arrivals(), NOW))
+    assert module.odd_times(snapshots, copies.arrivals()) == 1
+
+
+def test_a_backup_without_a_host_is_listed() -> None:
+    class Listed:
+        host, there = "redis1", True
+
+        def snapshots(self) -> list[dict[str, Any]]:
+            found = backup(1, NOW)
+            for item in found:
+                del item["hostname"]
+            return found
+
+    assert [(item["host"], item["said"]) for item in module.listed(Listed())["backups"]] == [("redis1", "")]

@@ -36,10 +36,13 @@ def look(script: str, folder: Path, *words: str) -> list[str]:
 
 def test_a_host_tells_where_its_backups_go(tmp_path: Path) -> None:
     (tmp_path / "ssh").mkdir()
+    values = {"limit_upload": 0, "location": "sftp:backup@10.0.0.51:/repository", "options": ["sftp.command=ssh"]}
+    (tmp_path / "repository.json").write_text(json.dumps(values, indent=4))
     (tmp_path / "ssh/known_hosts").write_text("# managed\n10.0.0.51 ssh-ed25519 AAAA\n[::1]:2222 ssh-ed25519 BBBB\n")
     lines = look("roles/backup/files/look.sh", tmp_path, str(tmp_path), str(tmp_path))
     known = [line for line in lines if line.startswith("known=")]
     assert known == ["known=10.0.0.51 ssh-ed25519 AAAA", "known=[::1]:2222 ssh-ed25519 BBBB"]
+    assert "location=sftp:backup@10.0.0.51:/repository" in lines
 
 
 def test_what_a_backup_says_of_a_service_s_names_is_one_line(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_lock_has_hashes_and_names_no_index(lock: Path) -> None:
 # for hosts that the preflight refuses. backup_maintain.yml is run by a timer, whatever other hosts are like just then.
 ALONE = {"adopt.yml", "backup_maintain.yml", "restore.yml", "repair.yml"}
 # Plays that backup.yml and rebuild.yml share. To run them alone is for docs/recovery.md to say.
-PARTS = {"app_release.yml", "backup_prepare.yml", "backup_service.yml", "rebuild_phase.yml"}
+PARTS = {"app_release.yml", "backup_migrate.yml", "backup_prepare.yml", "backup_service.yml", "rebuild_phase.yml"}
 
 
 @pytest.mark.parametrize("playbook", sorted((PROJECT / "playbooks").glob("*.yml")), ids=lambda path: path.name)

@@ -20,13 +20,16 @@ def account(environment: str, host: str) -> str:
     return f"bak-{_digest(environment, host)}"
 
 
-def guest(environment: str, host: str) -> str:
-    """Return the account that reads this repository on behalf of another host, for one restore."""
-    return f"lend-{_digest(environment, host)}"
+def guest(environment: str, host: str, borrower: str) -> str:
+    """Return the account that reads this repository on behalf of another host, for one restore.
+
+    Several may borrow the same one at a time: each has an account of its own, and gives back that one.
+    """
+    return f"lend-{_digest(environment, host, borrower)}"
 
 
-def _digest(environment: str, host: str) -> str:
-    return hashlib.sha256(f"{environment}/{host}".encode()).hexdigest()[:12]
+def _digest(*names: str) -> str:
+    return hashlib.sha256("/".join(names).encode()).hexdigest()[:12]
 
 
 def password(master: str, environment: str, host: str) -> str:

@@ -44,6 +44,10 @@ single:
   description: "The repository that all hosts shared: V(none), V(open) (hosts can still write to it) or V(closed)."
   type: str
   returned: always
+elsewhere:
+  description: Open repositories that earlier versions made in other places than O(single).
+  type: list
+  returned: always
 reload: {description: Whether sshd has read another file than is there., type: bool, returned: always}
 problems: {description: What an account or a repository is not as it should be., type: list, returned: always}
 plain: {description: Files that begin like data that were never encrypted., type: list, returned: always}
@@ -54,6 +58,7 @@ import os  # noqa: E402 - Ansible wants the documentation first
 import pwd  # noqa: E402
 import re  # noqa: E402
 import stat  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -62,7 +67,6 @@ from ansible.module_utils.backup_places import (  # noqa: E402
     KEY,
     NAME,
     account,
-    guest,
     is_plain_folder,
     shown,
     walk,
@@ -74,6 +78,7 @@ HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
 SSHD = "/etc/ssh/sshd_config.d/backup-vault.conf"
 # The keys that the account of the shared repository had.
 SHARED_KEYS = Path("/etc/ssh/backup-vault.keys")
+SHARED_USER = "backup-vault"
 CLEAR = (b"REDIS0", b"PGDMP", b"SQLite format")
 # So many files are looked into, and so many are named.
 LOOKED, NAMED = 500, 5
@@ -116,6 +121,12 @@ class Accounts:
         text = read(f"{ACCOUNTS}/{account(self.environment, host)}.keys") or ""
         found = re.search(r"^restrict(?:,\S*)? (.+)$", text, re.MULTILINE)
         return found[1] if found else ""
+
+    def lent(self) -> list[str]:
+        """Return the hosts whose backups another one may read. Root alone makes these files."""
+        guests = Path(ACCOUNTS).glob("lend-*.keys")
+        told = {(read(str(path.with_suffix(".folder"))) or "").strip() for path in guests}
+        return [host for host in self.known() if self.folder(host) in told]
 
     def make(self, hosts: list[dict[str, str]]) -> None:
         """Make what is missing, and take the keys of hosts that are not listed away."""
@@ -194,11 +205,7 @@ class Accounts:
         """Return what is not as it should be with the accounts and folders of some hosts."""
         code, out, _ = self.module.run_command(["systemctl", "is-active", TIMER])
         found = [f"{TIMER} is {out.strip()}"] if code != 0 else []
-        found += [
-            f"{host}: its backups are lent to another host, and were not given back"
-            for host in self.known()
-            if os.path.exists(f"{ACCOUNTS}/{guest(self.environment, host)}.keys")
-        ]
+        found += [f"{host}: its backups are lent to another host, and were not given back" for host in self.lent()]
         for host in hosts:
             name = account(self.environment, host)
             try:
@@ -291,10 +298,25 @@ def shared(path: str) -> str:
     """Return what there is of the repository that all hosts shared: none, open or closed."""
     try:
         info = os.lstat(path)
-        os.lstat(f"{path}/config")
+        if not stat.S_ISREG(os.lstat(f"{path}/config").st_mode):
+            return "none"
     except (FileNotFoundError, NotADirectoryError):
         return "none"
     return "closed" if info.st_uid == 0 and not info.st_mode & 0o222 else "open"
+
+
+def elsewhere(path: str, single: str) -> list[str]:
+    """Return the open repositories in places where earlier versions made the one that all hosts shared.
+
+    That was in a folder of any name, in backup_vault_path of then, which was the home of its account.
+    """
+    folders = {path}
+    with suppress(KeyError):
+        folders.add(pwd.getpwnam(SHARED_USER).pw_dir)
+    found = [f"{folder}/{name}" for folder in folders if is_plain_folder(folder) for name in sorted(os.listdir(folder))]
+    return sorted(
+        each for each in found if shared(each) == "open" and os.path.realpath(each) != os.path.realpath(single)
+    )
 
 
 def main() -> None:
@@ -346,6 +368,7 @@ def main() -> None:
             ],
             "host_key": host_key(),
             "single": shared(module.params["single"]),
+            "elsewhere": elsewhere(module.params["path"], module.params["single"]),
             "reload": needs_reload(module),
             "problems": [],
             "plain": [],

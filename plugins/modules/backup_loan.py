@@ -13,6 +13,7 @@ options:
   path: {description: The folder with a folder for each environment., type: path, required: true}
   environment: {description: The environment of the host whose backups are lent., type: str, required: true}
   host: {description: The host whose backups are lent., type: str, required: true}
+  borrower: {description: "The host that may read them, as ENVIRONMENT/HOST.", type: str, required: true}
   key: {description: The public key of the host that may read them., type: str, default: ""}
   state: {description: Whether it may., type: str, choices: [present, absent], default: present}
 """
@@ -84,6 +85,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "environment": {"type": "str", "required": True},
             "host": {"type": "str", "required": True},
+            "borrower": {"type": "str", "required": True},
             "key": {"type": "str", "default": "", "no_log": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
@@ -94,7 +96,7 @@ def main() -> None:
         module.fail_json(msg=f"found {environment!r} and {host!r}; expected the names of an environment and of a host")
     if module.params["state"] == "present" and not KEY.fullmatch(module.params["key"]):
         module.fail_json(msg=f"key: found {module.params['key']!r}; expected a public key such as ssh-ed25519 AAAA…")
-    name = guest(environment, host)
+    name = guest(environment, host, module.params["borrower"])
     there = exists(name)
     try:
         if module.params["state"] == "present" and not module.check_mode:

@@ -24,15 +24,20 @@ options:
     description:
       - V(listed) lists the backups. V(maintained) removes stale locks and what the policy does not keep, and checks the
         repository. V(noted) tells how long ago that was. V(surveyed) tells whose backups are in the repository that all
-        hosts shared, V(migrated) copies them.
+        hosts shared, V(initialised) makes repositories like that one, and V(migrated) copies its backups into them.
     type: str
-    choices: [listed, maintained, noted, surveyed, migrated]
+    choices: [listed, maintained, noted, surveyed, initialised, migrated]
     required: true
   retention: {description: "What to keep, such as {daily: 7}.", type: dict, default: {}}
   subset: {description: "How much of the data a check reads, such as 5%.", type: str, default: ""}
   lock_timeout: {description: Seconds to wait for a backup that runs., type: int, default: 300}
   single: {description: "The repository that all hosts shared, as earlier versions made it.", type: path}
   single_password: {description: Its password., type: str}
+  without:
+    description: Ids of snapshots in it that are not copied, such as such that cannot be read. Eight digits will do.
+    type: list
+    elements: str
+    default: []
 """
 
 RETURN = r"""
@@ -49,8 +54,12 @@ hosts:
   type: dict
   returned: when surveyed
 left:
-  description: "Of V(surveyed): snapshots of other environments, and such that no program of ours has made."
-  type: int
+  description: "Of V(surveyed): snapshots of other environments by their names, and others, which stay where they are."
+  type: dict
+  returned: when surveyed
+problem:
+  description: "Of V(surveyed): why the repository that all hosts shared cannot be read; empty where restic is missing."
+  type: str
   returned: when surveyed
 """
 
@@ -59,6 +68,7 @@ import json  # noqa: E402
 import os  # noqa: E402
 import pwd  # noqa: E402
 import re  # noqa: E402
+import shutil  # noqa: E402
 import stat  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
@@ -84,6 +94,13 @@ ORPHAN = 86400
 # A backup whose own word for its time is so far off from when it arrived is worth a look.
 ODD = 86400
 LOCKED = "repository is already locked"
+# What restic says of a password, and what concerns all snapshots alike.
+WRONG = "wrong password"
+GENERAL = (LOCKED, "no space left", "ENOSPC", "quota exceeded")
+# Where restic, as any account, puts together what it copies: encrypted data.
+SCRATCH = "/tmp"
+# So many snapshots that were not copied are named with the reason.
+NAMED = 5
 # Ids on one command line.
 MANY = 400
 # Rights of a restic that reads the repository that all hosts shared: it may read every file, and nothing else.
@@ -95,6 +112,9 @@ READER = [
     "--bounding-set",
     "-all,+dac_read_search",
 ]
+
+
+FROM_SINGLE = ("surveyed", "initialised", "migrated")
 
 
 class Refused(Exception):
@@ -220,6 +240,7 @@ def run(
         "PATH": "/usr/bin:/bin",
         "HOME": "/nonexistent",
         "TZ": "UTC",
+        "TMPDIR": SCRATCH,
         "RESTIC_PASSWORD_FILE": f"/proc/self/fd/{pipes[0]}",
     }
     extra: list[str] = []
@@ -295,7 +316,8 @@ def listed(repository: Repository) -> dict[str, Any]:
                 "id": item["id"],
                 "time": str(item["time"]),
                 "host": repository.host,
-                "said": str(item["hostname"]),
+                # restic leaves out what is empty.
+                "said": str(item.get("hostname", "")),
             }
             for item in sorted(found, key=lambda item: str(item["time"]))
         ]
@@ -330,18 +352,20 @@ def doomed(
 
 
 def odd_times(snapshots: list[dict[str, Any]], arrivals: dict[str, float]) -> int:
-    """Return how many backups tell another time than that at which they arrived."""
-    return sum(
-        abs(arrivals[item["id"]] - at(item)) > ODD
-        for item in snapshots
-        if is_a(item, "manifest") and item["id"] in arrivals
-    )
+    """Return how many backups tell another time than that at which they arrived, or none that there can be."""
+    times = [
+        (arrivals[item["id"]], at(item)) for item in snapshots if is_a(item, "manifest") and item["id"] in arrivals
+    ]
+    return sum(told is None or abs(arrived - told) > ODD for arrived, told in times)
 
 
-def at(snapshot: dict[str, Any]) -> float:
-    """Return the time that a snapshot tells of itself."""
-    text = re.sub(r"(\.\d{1,6})\d*", r"\1", str(snapshot["time"]))
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+def at(snapshot: dict[str, Any]) -> float | None:
+    """Return the time that a snapshot tells of itself; none for what is no time here, such as one of the year 0."""
+    text = re.sub(r"(\.\d{1,6})\d*", r"\1", str(snapshot.get("time")))
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
 
 
 def maintained(module: AnsibleModule, repository: Repository) -> dict[str, Any]:
@@ -376,35 +400,48 @@ def maintained(module: AnsibleModule, repository: Repository) -> dict[str, Any]:
 class Single:
     """The repository that all hosts shared."""
 
-    def __init__(self, path: str, password: str) -> None:
+    def __init__(self, path: str, password: str, without: list[str]) -> None:
         self.path = path
         self.password = password
+        self.without = tuple(without)
 
     def snapshots(self) -> list[dict[str, Any]]:
-        """Return all snapshots in it."""
+        """Return all snapshots in it but for those that are left out."""
         code, out, err = run(
             ["-r", self.path, "snapshots", "--json", "--no-lock", "--quiet"], NOBODY, NOBODY, self.password
         )
         if code != 0:
-            raise Refused(
-                f"{self.path} cannot be opened; expected backup_single_password to be the backup_password that it was "
-                f"made with. restic says: {err.strip()[:300]}"
+            expected = (
+                "backup_single_password to be the backup_password that it was made with"
+                if WRONG in err
+                else "a repository that restic can list; a list that is damaged is a file in its folder snapshots"
             )
+            raise Refused(f"{self.path} cannot be opened; expected {expected}. restic says: {err.strip()[:300]}")
         found: list[dict[str, Any]] = json.loads(out) or []
-        return found
+        return [item for item in found if not (self.without and str(item["id"]).startswith(self.without))]
 
-    def of(self, environment: str) -> dict[str, list[dict[str, Any]]]:
-        """Return the snapshots of our program of an environment, by host."""
+    def sorted(self, environment: str) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
+        """Return the snapshots of our program of an environment by host, and how many others there are of which."""
         found: dict[str, list[dict[str, Any]]] = {}
+        left: dict[str, int] = {}
         for item in self.snapshots():
             host = str(item.get("hostname"))
+            of = facts(item).get("environment", "")
             # A host could call itself anything there; what is no name of a host stays where it is.
-            if (
-                "databackup" in (item.get("tags") or [])
-                and facts(item).get("environment") == environment
-                and NAME.fullmatch(host)
-            ):
+            if "databackup" not in (item.get("tags") or []) or not NAME.fullmatch(host) or not NAME.fullmatch(of):
+                of = "none"
+            elif of == environment:
                 found.setdefault(host, []).append(item)
+                continue
+            left[of] = left.get(of, 0) + 1
+        return found, left
+
+    def arrivals(self, wanted: list[dict[str, Any]]) -> dict[str, float]:
+        """Return when the files of snapshots came there, by the ids that these had where they were made."""
+        found: dict[str, float] = {}
+        for item in wanted:
+            came = os.lstat(f"{self.path}/snapshots/{item['id']}").st_mtime
+            found[identity(item)] = min(came, found.get(identity(item), came))
         return found
 
     def close(self) -> None:
@@ -421,30 +458,61 @@ class Single:
             del parent
 
 
+def initialised(module: AnsibleModule, repository: Repository, single: Single) -> dict[str, Any]:
+    """Make a repository that cuts data as that of all hosts does, so that copies take no room twice."""
+    if repository.there:
+        return {"changed": False}
+    if not module.check_mode:
+        repository.restic("init", "--quiet", "--copy-chunker-params", source=(single.path, single.password))
+        repository.open_to_group()
+    return {"changed": True}
+
+
 def migrated(
     module: AnsibleModule, repository: Repository, single: Single, wanted: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Copy the snapshots of a host into its own repository; those that are there already are left alone."""
-    if not repository.there:
-        if module.check_mode:
-            return {"snapshots": len(wanted), "copied": len(wanted), "changed": bool(wanted)}
-        repository.restic("init", "--quiet", "--copy-chunker-params", source=(single.path, single.password))
+    if not repository.there and module.check_mode:
+        return {"snapshots": len(wanted), "copied": len(wanted), "changed": bool(wanted)}
+    initialised(module, repository, single)
     if not module.check_mode:
         repository.open_to_group()
     known = originals(repository)
     missing = [item["id"] for item in wanted if identity(item) not in known]
+    result: dict[str, Any] = {"snapshots": len(wanted), "copied": len(missing), "changed": bool(missing)}
     if not module.check_mode:
-        for begin in range(0, len(missing), MANY):
-            words = ["copy", "--quiet", "--no-lock", *missing[begin : begin + MANY]]
-            repository.restic(*words, source=(single.path, single.password), patience=module.params["lock_timeout"])
+        reasons = copy(repository, single, missing, module.params["lock_timeout"])
         there = originals(repository)
-        lost = [item["id"][:8] for item in wanted if identity(item) not in there]
+        lost = [item["id"] for item in wanted if identity(item) not in there]
+        date_copies(repository, single.arrivals(wanted))
         if lost:
-            raise Refused(
-                f"{len(lost)} of {len(wanted)} snapshots did not arrive, such as {', '.join(lost[:5])}; run it again"
+            told = "; ".join(f"{name[:8]}: {reasons.get(name, 'it did not arrive')}" for name in lost[:NAMED])
+            names = ", ".join(f'"{name[:8]}"' for name in lost)
+            result["copied"] = len(missing) - len(lost)
+            result["failed"] = (
+                f"{len(lost)} of {len(wanted)} snapshots were not copied ({told}). Run it again; what cannot be read "
+                f"is left out by backup_vault_single_without: [{names}]"
             )
-        date_copies(repository)
-    return {"snapshots": len(wanted), "copied": len(missing), "changed": bool(missing)}
+    return result
+
+
+def copy(repository: Repository, single: Single, names: list[str], patience: int) -> dict[str, str]:
+    """Copy snapshots, and return why some could not be. One that cannot be read is left behind by itself."""
+    reasons: dict[str, str] = {}
+    source = (single.path, single.password)
+    for begin in range(0, len(names), MANY):
+        some = names[begin : begin + MANY]
+        try:
+            repository.restic("copy", "--quiet", "--no-lock", *some, source=source, patience=patience)
+        except Refused as refused:
+            if any(word in str(refused) for word in GENERAL):
+                raise
+            for name in some:
+                try:
+                    repository.restic("copy", "--quiet", "--no-lock", name, source=source, patience=patience)
+                except Refused as alone:
+                    reasons[name] = str(alone)
+    return reasons
 
 
 def originals(repository: Repository) -> set[str]:
@@ -452,12 +520,24 @@ def originals(repository: Repository) -> set[str]:
     return {identity(item) for item in repository.snapshots()}
 
 
-def date_copies(repository: Repository) -> None:
-    """Have copies count, for the retention, as if they had arrived when they were made."""
+def date_copies(repository: Repository, arrivals: dict[str, float]) -> None:
+    """Have copies count, for the retention, as if they had arrived when they were made.
+
+    Any host could write any host's backups into the repository that all shared, and have them tell any time: none
+    counts for younger than its file there.
+    """
     with repository.folder_of("snapshots") as handle:
         for item in repository.snapshots():
-            if "original" in item:
-                os.utime(item["id"], (at(item), at(item)), dir_fd=handle, follow_symlinks=False)
+            if "original" not in item or identity(item) not in arrivals:
+                continue
+            arrived = os.stat(item["id"], dir_fd=handle, follow_symlinks=False).st_mtime
+            when = dated(at(item), min(arrived, arrivals[identity(item)]), time.time())
+            os.utime(item["id"], (when, when), dir_fd=handle, follow_symlinks=False)
+
+
+def dated(told: float | None, arrived: float, now: float) -> float:
+    """Return the time from which a copy counts: the earliest one that is known of it."""
+    return max(0.0, min(arrived if told is None else told, arrived, now))
 
 
 def note(module: AnsibleModule, results: list[dict[str, Any]]) -> None:
@@ -502,7 +582,7 @@ def main() -> None:
             },
             "state": {
                 "type": "str",
-                "choices": ["listed", "maintained", "noted", "surveyed", "migrated"],
+                "choices": ["listed", "maintained", "noted", "surveyed", "initialised", "migrated"],
                 "required": True,
             },
             "retention": {"type": "dict", "default": {}},
@@ -510,8 +590,9 @@ def main() -> None:
             "lock_timeout": {"type": "int", "default": 300},
             "single": {"type": "path"},
             "single_password": {"type": "str", "no_log": True},
+            "without": {"type": "list", "elements": "str", "default": []},
         },
-        required_if=[("state", kind, ("single", "single_password")) for kind in ("surveyed", "migrated")]
+        required_if=[("state", kind, ("single", "single_password")) for kind in FROM_SINGLE]
         + [("state", "maintained", ("retention",))],
         supports_check_mode=True,
     )
@@ -524,16 +605,22 @@ def main() -> None:
         module.fail_json(msg="retention: found nothing; expected what to keep, such as {daily: 7}")
     if state == "noted":
         module.exit_json(changed=False, ages=ages(path, environment), repositories=[])
-    single = Single(module.params["single"] or "", module.params["single_password"] or "")
-    try:
-        old = single.of(environment) if state in ("surveyed", "migrated") else {}
+    single = Single(module.params["single"] or "", module.params["single_password"] or "", module.params["without"])
+    old: dict[str, list[dict[str, Any]]] = {}
+    if state in ("surveyed", "migrated"):
+        left: dict[str, int] = {}
+        problem = ""
+        try:
+            # Before the first run there may be none on the host.
+            if shutil.which("restic") or state == "migrated":
+                old, left = single.sorted(environment)
+        except Refused as refused:
+            problem = str(refused)
         if state == "surveyed":
-            left = len(single.snapshots()) - sum(map(len, old.values()))
-            module.exit_json(
-                changed=False, hosts={host: len(items) for host, items in old.items()}, left=left, repositories=[]
-            )
-    except Refused as refused:
-        module.fail_json(msg=str(refused))
+            many = {host: len(items) for host, items in old.items()}
+            module.exit_json(changed=False, hosts=many, left=left, problem=problem, repositories=[])
+        if problem:
+            module.fail_json(msg=problem)
 
     results: list[dict[str, Any]] = []
     for item in module.params["repositories"]:
@@ -545,6 +632,8 @@ def main() -> None:
                 done = listed(repository)
             elif state == "maintained":
                 done = maintained(module, repository)
+            elif state == "initialised":
+                done = initialised(module, repository, single)
             else:
                 done = migrated(module, repository, single, old.get(host, []))
         except (Refused, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -110,13 +111,16 @@ def test_all_backups_move_and_the_old_repository_is_closed_as_it_was(
     single: dict[str, str], redis1: Host, app1: Host, vault1: Host
 ) -> None:
     before = contents(vault1, SINGLE)
-    # A wrong password: the hosts have their own repositories by then, and nothing is copied or closed.
+    # A wrong password ends the run before it changes anything.
     wrong = playbook("backup.yml", "-e", "backup_single_password=another-one-than-it-was")
     assert wrong.returncode != 0
     assert "expected backup_single_password to be the backup_password that it was made with" in wrong.stdout
+    assert "Nothing has been changed on any host" in wrong.stdout
     done = playbook("backup.yml", "-e", f"backup_single_password={PASSWORD}")
     assert done.returncode == 0, done.stdout
     assert PASSWORD not in done.stdout
+    # What stays in the old repository is told: of another environment, and of a host with such a name.
+    assert re.search(r"Snapshots that stay in it.*'none': 2.*'staging': 2", done.stdout.replace("\n", " ")), done.stdout
     assert contents(vault1, SINGLE) == before
     assert vault1.run(f"find {SINGLE} ! -user root -o -perm /222 | grep .").rc == 1
     assert databackup(redis1, "encrypted") == {"encrypted": True}

@@ -17,6 +17,8 @@ echo "missing=${missing# }"
 say "key=$(cat "$config/ssh/id_ed25519.pub" 2>/dev/null)"
 # The hosts that it would send backups to; `known` may come several times.
 sed -n 's/^[^#]/known=&/p' "$config/ssh/known_hosts" 2>/dev/null
+# Where its backups go.
+sed -n 's/^ *"location": "\(.*\)",\{0,1\}$/location=\1/p' "$config/repository.json" 2>/dev/null
 sources= backed=
 for file in "$config"/source-*.json; do
   [ -e "$file" ] || continue
