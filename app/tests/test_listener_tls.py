@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+import uvicorn
 from cryptography import x509
 
 from conftest import until
 from processes import HANDSHAKE, Client, Process, client, request
+from quantdesk.server import Server, TlsListener
 from test_tls import LOOPBACK, Authority
 
 NAME = x509.DNSName("app1")
@@ -226,3 +228,27 @@ def serve_with(folder: Path, env: dict[str, str]) -> None:
     process = Process(folder, listener=None, constants=None, **env)
     code = process.popen.wait()
     assert code != os.EX_CONFIG, process.log
+
+
+@pytest.mark.parametrize("required", [True, False])
+async def test_a_stop_waits_for_who_is_in_the_middle_of_a_handshake(
+    ca: Authority, required: bool
+) -> None:
+    certificate, key = ca.issue("app1", NAME, LOOPBACK)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    server = Server(uvicorn.Config(lambda: None), lambda: None)
+    listening = socket.create_server(("127.0.0.1", 0))
+    listener = TlsListener(listening, asyncio.Protocol, context, required)
+    server.tls_listeners.append(listener)
+    _, writer = await asyncio.open_connection(*listening.getsockname())
+    # The first byte of a handshake, and then nothing.
+    writer.write(b"\x16")
+    await until(lambda: bool(listener.beginning))
+    stop = asyncio.create_task(server.until_closed(60))
+    await asyncio.sleep(0.1)
+    assert not stop.done()
+    writer.close()
+    await stop
+    listener.close()
+    await listener.wait_closed()

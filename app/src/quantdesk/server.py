@@ -377,17 +377,26 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     return context
 
 
-class _Either:
-    """Takes TLS and plaintext on one socket, for as long as a balancer is being changed over."""
+class TlsListener:
+    """Takes TLS on a socket, and plaintext as well for as long as a balancer is being changed over.
+
+    asyncio's own server does not tell of connections whose handshake is under way, and a stop has
+    to wait for those, too: their client sends a request as soon as it can.
+    """
 
     def __init__(
-        self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], tls: ssl.SSLContext
+        self,
+        listener: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        tls: ssl.SSLContext,
+        required: bool,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._protocol = protocol
         self._tls = tls
-        self._beginning: set[asyncio.Task[None]] = set()
+        self._required = required
+        self.beginning: set[asyncio.Task[None]] = set()
         listener.setblocking(False)
         self._accepting = self._loop.create_task(self._accept())
 
@@ -395,7 +404,7 @@ class _Either:
         self._accepting.cancel()
 
     async def wait_closed(self) -> None:
-        await asyncio.gather(self._accepting, *self._beginning, return_exceptions=True)
+        await asyncio.gather(self._accepting, *self.beginning, return_exceptions=True)
         self._listener.close()
 
     async def _accept(self) -> None:
@@ -408,15 +417,15 @@ class _Either:
                 await asyncio.sleep(1)
                 continue
             task = self._loop.create_task(self._begin(connection))
-            self._beginning.add(task)
-            task.add_done_callback(self._beginning.discard)
+            self.beginning.add(task)
+            task.add_done_callback(self.beginning.discard)
 
     async def _begin(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
             async with asyncio.timeout(HEAD_TIMEOUT):
-                first = await self._peek(connection)
-                tls = self._tls if first == HANDSHAKE else None
+                plain = not self._required and await self._peek(connection) != HANDSHAKE
+                tls = None if plain else self._tls
                 await self._loop.connect_accepted_socket(self._protocol, connection, ssl=tls)
         except (OSError, TimeoutError):
             connection.close()
@@ -447,6 +456,7 @@ class Server(uvicorn.Server):
         self._drain = drain
         self._tls = tls
         # What is shown, and the listener's, which hands each handshake over to it.
+        self.tls_listeners: list[TlsListener] = []
         self._shown = self._context = tls_context(tls) if tls else None
         if self._context is not None:
             self._context.sni_callback = self._show
@@ -456,11 +466,9 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
         else:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
-            if self._tls.required:
-                self.config.ssl = self._context
-                await super().startup(sockets)
-            else:
-                await self._take_either(sockets or [_bound(self.config)], self._context)
+            await self._take_tls(
+                sockets or [_bound(self.config)], self._context, self._tls.required
+            )
         if self.started:
             log.info("Serving", extra={"host": self.config.host, "port": self.config.port})
             notify("READY=1")
@@ -485,8 +493,10 @@ class Server(uvicorn.Server):
         else:
             log.info("Certificate loaded", extra={"file": str(self._tls.cert_file)})
 
-    async def _take_either(self, sockets: list[socket.socket], tls: ssl.SSLContext) -> None:
-        """Start as uvicorn does, but with sockets that take both TLS and plaintext."""
+    async def _take_tls(
+        self, sockets: list[socket.socket], tls: ssl.SSLContext, required: bool
+    ) -> None:
+        """Start as uvicorn does, with sockets that take TLS, and plaintext if not required."""
         # An empty list, which is not None: it listens nowhere by itself.
         await super().startup([])
         config, state = self.config, self.server_state
@@ -495,7 +505,8 @@ class Server(uvicorn.Server):
             return LimitedHttp(config=config, server_state=state, app_state=self.lifespan.state)
 
         for listener in sockets:
-            self.servers.append(_Either(listener, protocol, tls))  # type: ignore[arg-type]  # a server, not asyncio's
+            self.tls_listeners.append(TlsListener(listener, protocol, tls, required))
+        self.servers += self.tls_listeners  # type: ignore[arg-type]  # servers, not asyncio's
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not uvicorn's, which raises the signal once more at the end: a stop is no failure.
@@ -507,18 +518,21 @@ class Server(uvicorn.Server):
         log.info("Stopping")
         notify("STOPPING=1")
         self._drain()
-        await self._until_closed(DRAIN)
+        await self.until_closed(DRAIN)
         for server in self.servers:
             server.close()
-        await self._until_closed(LAST_CALL)
+        await self.until_closed(LAST_CALL)
         await super().shutdown(sockets)
 
-    async def _until_closed(self, seconds: float) -> None:
-        """Wait until no HTTP connection is left, but not longer."""
+    async def until_closed(self, seconds: float) -> None:
+        """Wait until no HTTP connection is left or begins, but not longer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while loop.time() < deadline and not self.force_exit:
-            if not any(isinstance(c, LimitedHttp) for c in self.server_state.connections):
+            beginning = any(listener.beginning for listener in self.tls_listeners)
+            if not beginning and not any(
+                isinstance(c, LimitedHttp) for c in self.server_state.connections
+            ):
                 return
             await asyncio.sleep(0.02)
 
