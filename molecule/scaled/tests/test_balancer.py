@@ -176,7 +176,9 @@ def test_a_restart_for_its_confinement_refuses_no_connection(lb1: Host, admin_to
     # As the role does it; a request on a connection that is closed at that moment is the client's to send again.
     pid = lb1.check_output("systemctl show haproxy --property MainPID --value")
     script = (PROJECT / "roles/load_balancer/files/restart.sh").read_text()
-    traffic = Traffic([reads(), writes(admin_token, "RESTART")], rate=100, clients=10)
+    write = writes(admin_token)
+    assert ask("PUT", write.path, {"price": "1"}, admin_token)[0] == 200
+    traffic = Traffic([reads(), write], rate=100, clients=10)
     with traffic:
         time.sleep(1)
         lb1.check_output("bash -c %s restart /etc/haproxy/haproxy.cfg /run/haproxy/admin.sock", script)

@@ -123,7 +123,7 @@ def test_an_instance_that_is_somebody_else_gets_no_request() -> None:
         for which in ("named", "other"):
             serve = f"openssl s_server -accept 3003 -cert /run/{which}.crt -key /run/{which}.key -WWW"
             app2.check_output(f"systemd-run --quiet --unit imposter {serve}")
-            found = eventually(lambda: states()["app2-3003"], lambda state: state[1] == "L6RSP", 30)
+            found = eventually(lambda: states()["app2-3003"], ["DOWN", "L6RSP"].__eq__, 60)
             assert found == ["DOWN", "L6RSP"]
             assert {ask("GET", "/api/prices/NOBODY")[0] for _ in range(12)} == {404}
             app2.check_output("systemctl stop imposter")

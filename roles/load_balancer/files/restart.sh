@@ -2,6 +2,7 @@
 # same ports (SO_REUSEPORT) until the new one does.
 # restart.sh CONFIGURATION ADMIN-SOCKET
 set -euo pipefail
+export LC_ALL=C
 configuration=$1 socket=$2 bridge=haproxy-bridge
 systemctl daemon-reload
 master=$(systemctl show haproxy --property MainPID --value)
