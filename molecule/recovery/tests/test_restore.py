@@ -29,7 +29,7 @@ def test_lists_what_there_is() -> None:
     [
         (["-e", "restore_target=app1", "-e", "restore_confirm=true"], "expected one of quantdesk, wheels"),
         ([*CONFIRMED, "-e", "restore_as_of=2020-01-01T00:00:00Z"], "up to 2020-01-01T00:00:00Z; the first is"),
-        ([*CONFIRMED, "-e", "restore_environment=production"], "there is no backup of redis"),
+        ([*CONFIRMED, "-e", "restore_environment=production"], "there are no backups of that host here"),
     ],
 )
 def test_a_wrong_order_changes_nothing(redis1: Host, words: list[str], problem: str) -> None:
