@@ -37,10 +37,11 @@ class Service:
     def pid(self) -> int:
         try:
             pid = int(self.pid_file.read_text())
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         except (OSError, ValueError):
             return 0
-        return pid if state != "Z" else 0
+        # A process whose main thread has ended holds its port until the others have ended, too (proc(5), num_threads).
+        return pid if fields[0] != "Z" or int(fields[17]) > 1 else 0
 
     def active(self) -> bool:
         return self.pid != 0

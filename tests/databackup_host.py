@@ -113,7 +113,9 @@ class Process:
             name, fields = Path(f"/proc/{number}/stat").read_text().split("(", 1)[1].rsplit(")", 1)
         except (OSError, ValueError):
             return 0
-        return number if name.startswith("redis") and fields.split()[0] != "Z" else 0
+        # A process whose main thread has ended holds its port until the others have ended, too (proc(5), num_threads).
+        state, threads = fields.split()[0], int(fields.split()[17])
+        return number if name.startswith("redis") and (state != "Z" or threads > 1) else 0
 
     def active(self) -> bool:
         """Tell whether it runs."""

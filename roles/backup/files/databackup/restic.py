@@ -65,10 +65,15 @@ REASONS = (
     ),
     ("timed out", "the repository's host does not answer; see that it is up and that its firewall lets this host in"),
     ("No route to host", "the repository's host cannot be reached from here"),
-    ("unable to start the sftp session", "the repository's host does not answer over sftp"),
+    # What ssh said of the cause is lost when restic ends before it has read it.
+    (
+        "unable to start the sftp session",
+        "the repository's host does not answer over sftp, or refuses this host's key; playbooks/backup.yml sets both up",
+    ),
     (
         "error talking HTTP to rclone",
-        "the repository's host does not answer over ssh as the role backup_vault makes it",
+        "the repository's host does not answer over ssh as the role backup_vault makes it, or refuses this host's key; "
+        "playbooks/backup.yml sets both up",
     ),
     ("does not exist in the repository", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     (
