@@ -8,6 +8,7 @@ the controller's work. What a host is sent is the same.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import marshal
 import os
@@ -135,3 +136,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships no ty
             loader.action_loader.get(name, class_only=True)
         for name in ("env", "file", "template"):
             loader.lookup_loader.get(name, class_only=True)
+        # What is there now stays. Each process that looks for garbage in it would write on all of these pages, which a
+        # fork then has to copy; and a task ends before it has made much.
+        gc.collect()
+        gc.freeze()
+        os.register_at_fork(after_in_child=gc.disable)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from testinfra.backend.base import CommandResult
@@ -37,12 +40,35 @@ return redis.call('DBSIZE')
 """
 
 
+CONF = "/etc/redis/redis.conf"
+PLANTED = "/etc/planted-by-redis"
+ASIDE = "before-restore-20260101T000000Z"
+# As an earlier version wrote it, by user redis: the folder that is "put back" is one of redis' making.
+JOURNAL = json.dumps(
+    {"backup": "12345678", "aside": "x/y/z/w", "had": ["../../../etc/planted-by-redis"], "active": False}
+)
+PLANT = f"""
+set -eu
+cd /var/lib/redis
+mkdir -p x/y/z/w x/etc etc
+echo planted >x/etc/planted-by-redis
+echo '{JOURNAL}' >.restore.json
+sed -i '/^dbfilename/d' {CONF}
+echo 'dbfilename ../../../etc/planted-by-redis' >>{CONF}
+"""
+
+
 def databackup(host: Host, *words: str, code: int = 0) -> dict[str, Any]:
     """Run databackup on a host and return its result."""
     done = host.run(f"databackup --json {' '.join(words)}")
     assert done.rc == code, done.stdout + done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
+
+
+def account(environment: str, name: str) -> str:
+    """Return the account of a host's repository."""
+    return f"bak-{hashlib.sha256(f'{environment}/{name}'.encode()).hexdigest()[:12]}"
 
 
 def script(host: str, text: str) -> subprocess.CompletedProcess[str]:
@@ -79,3 +105,16 @@ print(json.dumps({"keys": summary.keys, "digest": summary.digest}))
 """
     found: dict[str, Any] = json.loads(python(host, code).stdout)
     return found
+
+
+@contextmanager
+def plant(host: Host) -> Iterator[None]:
+    """Have a journal and a name that lead to /etc, as user redis can write both with no other right."""
+    host.check_output(f"cp -a {CONF} /root/redis.conf && rm -f {PLANTED}")
+    done = host.run(f"setpriv --reuid redis --regid redis --clear-groups bash <<'END'\n{PLANT}\nEND")
+    assert done.rc == 0, done.stderr
+    try:
+        yield
+    finally:
+        host.check_output(f"cp -a /root/redis.conf {CONF} && cd /var/lib/redis && rm -rf x etc .restore.json {PLANTED}")
+        host.run("systemctl reset-failed")

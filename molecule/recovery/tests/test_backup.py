@@ -62,86 +62,13 @@ def test_no_secret_is_on_a_command_line_while_one_runs(redis1: Host) -> None:
     assert secret("redis_backup_password") not in seen
 
 
-def test_a_second_run_changes_nothing_and_check_mode_neither() -> None:
-    # Check mode would tell, too, if a run took away what hosts know of those that it leaves out.
-    for words in ([], ["--check"], ["--check", "--limit", "redis1"], ["--check", "--limit", "vault1"]):
-        result = playbook("backup.yml", *words)
-        assert result.returncode == 0, result.stdout
-        assert set(changed(result.stdout).values()) == {0}, result.stdout
-
-
-# An empty chain that drops would cut this very connection, and have each question on loopback wait for its timeout.
-FLUSH = (
-    "nft -f - <<<'add rule inet quantdesk input tcp dport 22 accept'; nft -f - <<<'flush chain inet quantdesk input;"
-    ' add rule inet quantdesk input tcp dport 22 accept; add rule inet quantdesk input iifname "lo" accept\''
-)
-
-
-# One file has a name with what would be a line of output of its own.
-WEAKEN = """
-cd /srv/backups/lab
-printf 'REDIS0011%2000d' 0 >redis1/data/plain
-chown --reference=redis1 redis1/data/plain && chmod 0640 redis1/data/plain
-touch redis1/data/'two
-lines=none'
-chmod o+rx app1
-cp -p /etc/ssh/backup-vault/serve /root/serve && sed -i 's/--append-only//' /etc/ssh/backup-vault/serve
-mkdir -p /srv/backup/repository && touch /srv/backup/repository/config && chown -R nobody /srv/backup/repository
-touch -d '20 days ago' redis1/config
-mkdir -p /var/lib/backup-vault && touch /var/lib/backup-vault/lab.json && mv /var/lib/backup-vault/lab.json /root/noted
-"""
-RESTORE = """
-cd /srv/backups/lab
-rm -rf redis1/data/plain redis1/data/two* /srv/backup
-chmod o-rx app1
-mv /root/serve /etc/ssh/backup-vault/serve
-touch redis1/config
-[ ! -s /root/noted ] || mv /root/noted /var/lib/backup-vault/lab.json
-"""
-
-
-def test_verify_names_what_is_wrong(redis1: Host, vault1: Host, app1: Host) -> None:
-    # All at once, as each run takes a quarter of a minute: late, open to others, in clear, a timer that is off; another
-    # password, another account's folder, a server that lets remove, an old repository that is open, one that was never
-    # maintained; and a packet filter without its rules.
-    redis1.check_output(
-        "cp -p /var/lib/databackup/redis.json /root/state.json && "
-        'sed -i \'s/"at": [0-9.]*/"at": 1700000000/\' /var/lib/databackup/redis.json && '
-        "chmod 0644 /etc/databackup/repository.json && systemctl stop databackup@redis.timer"
-    )
-    redis1.check_output(
-        "sh -c 'cp -p /etc/databackup/password /root/password; echo another > /etc/databackup/password'"
-    )
-    took = vault1.run(f"bash -e <<'END'\n{WEAKEN}END")
-    assert took.rc == 0, took.stderr
-    app1.check_output("bash -c %s", FLUSH)
-    try:
-        result = playbook("verify.yml")
-    finally:
-        redis1.check_output(
-            "mv /root/state.json /var/lib/databackup/redis.json && chmod 0600 /etc/databackup/repository.json && "
-            "systemctl start databackup@redis.timer"
-        )
-        redis1.check_output("mv /root/password /etc/databackup/password")
-        vault1.check_output("bash -c %s", RESTORE)
-        app1.check_output("systemctl reload nftables-quantdesk")
-    assert result.returncode != 0
-    problems = result.stdout.rsplit("fatal:", 1)[1]
-    for words in (
-        "last backup of each source: found 'redis: ",
-        "timers: found",
-        "files of the backup that others may read: found '/etc/databackup/repository.json",
-        "files of repositories that others may read, or own",
-        "data in clear in a repository: found '/srv/backups/lab/redis1/data/plain'",
-        "/srv/backups/lab/redis1/data/two\\\\nlines=none",
-        "password of the repository: found 'another one'",
-        "app1: its folder is drwxr-xr-x",
-        "what runs for the hosts is not as declared in: found '/etc/ssh/backup-vault/serve'",
-        "repository that all hosts shared: found 'open'",
-        "repositories that were not maintained for long: found 'redis1'",
-        "live rules",
-    ):
-        assert words in problems, problems
+@pytest.mark.parametrize("limit", ["redis1", "vault1"])
+def test_a_run_of_some_hosts_takes_nothing_from_the_others(limit: str) -> None:
+    # Check mode would tell, too, if it took away what hosts know of those that it leaves out.
+    # All hosts: test_migration.
+    result = playbook("backup.yml", "--check", "--limit", limit)
+    assert result.returncode == 0, result.stdout
+    assert set(changed(result.stdout).values()) == {0}, result.stdout
 
 
 @pytest.mark.parametrize("source", ["quantdesk", "wheels"])

@@ -125,8 +125,12 @@ def test_all_backups_move_and_the_old_repository_is_closed_as_it_was(
     assert contents(vault1, SINGLE) == before
     assert vault1.run(f"find {SINGLE} ! -user root -o -perm /222 | grep .").rc == 1
     assert databackup(redis1, "encrypted") == {"encrypted": True}
-    listed = playbook("restore.yml", "-e", "restore_list=true").stdout
-    assert "redis0" in listed
+    result = playbook("restore.yml", "-e", "restore_list=true")
+    assert result.returncode == 0, result.stdout
+    assert set(changed(result.stdout).values()) == {0}
+    listed = result.stdout
+    for words in ("redis0", "redis1       redis", "app1         quantdesk"):
+        assert words in listed
     assert "../../etc" not in listed
     assert "staging" not in listed
     # Nobody comes in any more.
@@ -135,7 +139,9 @@ def test_all_backups_move_and_the_old_repository_is_closed_as_it_was(
     assert again.returncode == 0, again.stdout
     assert set(changed(again.stdout).values()) == {0}
     # And no password is asked for any more.
-    assert playbook("backup.yml", "--check").returncode == 0
+    check = playbook("backup.yml", "--check")
+    assert check.returncode == 0, check.stdout
+    assert set(changed(check.stdout).values()) == {0}
 
 
 def test_a_migrated_backup_is_restored(single: dict[str, str], redis1: Host, app1: Host) -> None:

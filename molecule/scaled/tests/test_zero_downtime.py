@@ -8,24 +8,13 @@ import time
 from contextlib import ExitStack
 
 import pytest
+from backends import all_up
 from traffic import Traffic, ask, listen, reads, writes
 
-from conftest import PREFIX, changed, connect, eventually, playbook
+from conftest import PREFIX, changed, connect, playbook
 
 # A setting that each instance is restarted for.
 NEXT = {"app_memory_max": "500M"}
-
-
-STATES = (
-    "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
-    " s.sendall(b'show stat\\n'); rows = b''.join(iter(lambda: s.recv(65536), b'')).decode().splitlines();"
-    " print(*[row.split(',')[17] for row in rows if row.startswith('app,app')])"
-)
-
-
-def states() -> set[str]:
-    """Return what the balancer believes of its backends."""
-    return set(connect("lb1").run("python3 -c %s", STATES).stdout.split())
 
 
 @pytest.fixture
@@ -34,26 +23,6 @@ def traffic(admin_token: str) -> Traffic:
     write = writes(admin_token)
     assert ask("PUT", write.path, {"price": "1"}, admin_token)[0] == 200
     return Traffic([reads(), reads(), reads(), write])
-
-
-def test_verify_names_what_is_wrong_with_balancer_and_database() -> None:
-    lb1, db1 = connect("lb1"), connect("db1")
-    hba = "/etc/postgresql/15/main/pg_hba.conf"
-    lb1.check_output("cp -a /etc/haproxy/haproxy.cfg /root/ && sed -i '/deny status 403/d' /etc/haproxy/haproxy.cfg")
-    lb1.check_output("sed -Ei '/stick-table|track-sc0|sc0_conn/d' /etc/haproxy/haproxy.cfg")
-    lb1.check_output("systemctl reload haproxy")
-    db1.check_output(f"cp -a {hba} /root/ && echo 'host all all 0.0.0.0/0 scram-sha-256' >> {hba}")
-    db1.check_output("systemctl reload postgresql@15-main")
-    try:
-        result = playbook("verify.yml")
-    finally:
-        lb1.check_output("mv /root/haproxy.cfg /etc/haproxy/haproxy.cfg && systemctl reload haproxy")
-        db1.check_output(f"mv /root/pg_hba.conf {hba} && systemctl reload postgresql@15-main")
-    assert result.returncode != 0
-    problems = result.stdout.rsplit("fatal:", 1)[1]
-    assert "refused paths that it lets through: found '/metrics" in problems
-    assert "connections of clients: found 'not counted'" in problems
-    assert "login in plaintext: found 'ok plaintext'" in problems
 
 
 def test_a_host_that_dies_fails_no_read_and_comes_back_by_itself(traffic: Traffic) -> None:
@@ -68,7 +37,7 @@ def test_a_host_that_dies_fails_no_read_and_comes_back_by_itself(traffic: Traffi
     assert [problem for problem in traffic.problems if problem.startswith("GET")] == []
     # What was on its way to the host just then and might be done twice: at most one of each client's.
     assert len(traffic.problems) <= 20
-    assert eventually(states, lambda found: found == {"UP"}, 60) == {"UP"}
+    assert all_up()
 
 
 @pytest.mark.usefixtures("traffic")
@@ -89,7 +58,7 @@ def test_a_host_whose_instances_refuse_at_once_fails_no_read() -> None:
     print(alone.count, alone.answers, alone.slowest, alone.problems)
     assert alone.problems == []
     assert alone.count > 60
-    assert eventually(states, lambda found: found == {"UP"}, 60) == {"UP"}
+    assert all_up()
 
 
 def test_a_redeployment_fails_no_request(traffic: Traffic) -> None:
