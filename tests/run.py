@@ -110,9 +110,9 @@ def parts() -> list[Part]:
     production = [f"playbooks/{name}.yml" for name in ("site", "verify", "rebuild", "restore", "repair", "adopt")]
     syntax = ["ansible-playbook", "-i", "inventory/production", *production, "--syntax-check"]
     return [
-        scenario("standalone", nice=0),
+        scenario("recovery", nice=0),
+        scenario("standalone", nice=5),
         scenario("scaled", nice=5),
-        scenario("recovery", nice=10),
         scenario("adoption", nice=10),
         Part("linters", lambda lab: ["tests/lint"], tests=False),
         Part("syntax", lambda lab: syntax, tests=False),
