@@ -339,9 +339,11 @@ UNREACHED = {
     15: "topology standalone has no Sentinel",
     35: "about Ansible's output: tests/test_secrets_in_output.py takes no_log away there",
     37: "the small lab has no backups: molecule/recovery/tests/test_backup.py takes the protections away there",
-    **dict.fromkeys((43, 44, 45, 46), "the small lab has no backups: test_verify_backup.py does it in molecule/recovery"),
-    66: "the small lab has no balancer: molecule/scaled/tests/test_verify_services.py takes the protection away there",
-    67: "the small lab's application serves plaintext: molecule/scaled/tests/test_verify_services.py lets it do so there",
+    **dict.fromkeys(
+        (43, 44, 45, 46), "the small lab has no backups: test_verify_backup.py does it in molecule/recovery"
+    ),
+    66: "the small lab has no balancer: molecule/scaled/tests/test_verify_services.py takes the protection away",
+    67: "the small lab's application serves plaintext: molecule/scaled/tests/test_verify_services.py lets it do so",
     62: "the small lab has no balancer: molecule/scaled/tests/test_verify_services.py takes its limits away there",
     **dict.fromkeys(
         range(50, 55), "the small lab has no backups: molecule/recovery/tests takes the protections away there"
