@@ -23,6 +23,7 @@ GUEST = f"lend-{account('lab', 'app1').removeprefix('bak-')}"
 WEAKEN = f"""
 useradd --system --gid {account("lab", "app1")} --home-dir /nonexistent --shell /bin/sh {GUEST}
 echo /srv/backups/lab/app1 >/etc/ssh/backup-vault/{GUEST}.folder
+: >/etc/ssh/backup-vault/{GUEST}.keys
 cd /srv/backups/lab
 printf 'REDIS0011%2000d' 0 >redis1/data/plain
 chown --reference=redis1 redis1/data/plain && chmod 0640 redis1/data/plain
