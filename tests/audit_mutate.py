@@ -154,7 +154,7 @@ MUTATIONS = [
     certificate(11, "a certificate that ends soon", f"DNS:redis1,DNS:localhost,IP:127.0.0.1,IP:{ADDRESS}", 20),
     Mutation(12, "a key for all", f"chmod 444 {TLS}/host.key", f"chmod 440 {TLS}/host.key"),
     live(13, "replication in plaintext", "tls-replication no", "tls-replication yes"),
-    user(16, "default", "+config"),
+    user(16, "default", "+config", along={57}),
     Mutation(
         17,
         "no password for default",
