@@ -1,4 +1,4 @@
-"""verify.yml names what the balancer, the database and the application's hosts have lost, each by its control."""
+"""verify.yml names what the balancer, the database and an application host have lost, the latter by their controls."""
 
 from __future__ import annotations
 
@@ -56,7 +56,5 @@ def test_names_what_was_taken_away() -> None:
     assert "login in plaintext: found 'ok plaintext'" in problems
     checks = [check for check in json.loads(report.read_text())["checks"] if check["verdict"] == "FAILED"]
     numbers = {(check["host"], number) for check in checks for number in check["control"]}
-    assert {("lb1", 66), ("lb1", 62), ("app1", 28), ("app1", 63), ("app1", 65), ("app1", 67)} <= numbers
-    # Nothing is named on a host that has lost nothing.
-    assert {check["host"] for check in checks} == {*TAKE}
+    assert numbers == {("lb1", 62), ("lb1", 66), ("app1", 28), ("app1", 63), ("app1", 65), ("app1", 67)}
     assert all_up()
