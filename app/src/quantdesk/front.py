@@ -6,6 +6,7 @@ is answered here, without the framework; whatever is unusual about a request goe
 
 import asyncio
 import ipaddress
+import re
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -32,6 +33,7 @@ API: Final = "/api/"
 LOGIN: Final = "/api/sessions"
 UNLIMITED: Final = frozenset({"/api/redis/health"})
 
+_WITH_PORT: Final = re.compile(r"\[([^\]]+)\](?::[0-9]{1,5})?|([^:]+\.[^:]+):[0-9]{1,5}")
 _JSON: Final = (b"content-type", b"application/json")
 _CLOSE: Final = (b"connection", b"close")
 
@@ -218,7 +220,13 @@ def identifier(proxies: tuple[str, ...]) -> Callable[[Scope], str]:
 def _forwarded(scope: Scope) -> list[str]:
     values = [value for key, value in scope["headers"] if key == b"x-forwarded-for"]
     hops = b",".join(values).decode("latin-1").split(",")
-    return [hop for text in hops if (hop := text.strip())][-16:]
+    return [_without_port(hop) for text in hops if (hop := text.strip())][-16:]
+
+
+def _without_port(hop: str) -> str:
+    """Return a hop's address: some proxies write the client's port behind it, which is another one each time."""
+    found = _WITH_PORT.fullmatch(hop)
+    return (found[1] or found[2]) if found else hop
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
