@@ -471,12 +471,16 @@ def test_a_credentials_file_that_cannot_be_written_is_named(up: Host) -> None:
     assert state(up) == before
 
 
-def test_a_credentials_file_has_its_mode_back_and_takes_no_shell_code(up: Host) -> None:
+def test_a_credentials_file_has_its_mode_back_and_takes_one_line(up: Host) -> None:
     keep: dict[str, Any] = {"credentials_file": str(up.folder / "admin.env"), "credentials_user": "admin"}
     run(up, users(), **keep)
     (up.folder / "admin.env").chmod(0o644)
     assert run(up, users(), **keep)["changed"] is True
     assert stat.S_IMODE((up.folder / "admin.env").stat().st_mode) == 0o600
+    lines = [user("admin", "0123456789\nREDISCLI_USER=x", ADMIN_RULES), users()[1]]
+    assert "found a password with a line break" in run(up, lines, **keep)["msg"]
+    # No shell reads it.
     code = [user("admin", "x$(touch owned)0123456789", ADMIN_RULES), users()[1]]
-    assert "a shell would not read" in run(up, code, **keep)["msg"]
+    assert run(up, code, **keep)["changed"] is True
+    assert "REDISCLI_AUTH=x$(touch owned)0123456789\n" in (up.folder / "admin.env").read_text()
     assert "not declared" in run(up, [users()[1]], **keep)["msg"]

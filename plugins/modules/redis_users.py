@@ -83,7 +83,6 @@ server: {description: "C(up), C(down) or C(none).", type: str, returned: always}
 import errno  # noqa: E402 - Ansible wants the documentation first
 import os  # noqa: E402
 import re  # noqa: E402
-import shlex  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -102,6 +101,7 @@ from ansible.module_utils.redis_files import OWNERSHIP, Candidate, Ownership, re
 from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, Stale, connect, restart_stale  # noqa: E402
 from ansible.module_utils.redis_trial import TrialError, trial  # noqa: E402
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
+from ansible.module_utils.sendable import sendable  # noqa: E402
 
 Users = dict[str, User]
 Login = tuple[str, str]
@@ -242,9 +242,9 @@ def credentials_text(params: dict[str, Any]) -> str | None:
         return None
     for item in params["users"]:
         if keeps(params, item) and item["password"]:
-            # A shell reads the file, as root.
-            if shlex.quote(item["password"]) != item["password"]:
-                raise AclError(f"user {item['name']}: a shell would not read this password as it is from a file")
+            # The file has a line for it.
+            if not item["password"].isprintable():
+                raise AclError(f"user {item['name']}: found a password with a line break; expected one line")
             return f"REDISCLI_USER={item['name']}\nREDISCLI_AUTH={item['password']}\n"
     raise AclError(f"credentials_user {params['credentials_user']} is not declared, or has no password")
 
@@ -306,7 +306,7 @@ class Run:
             changed=changed,
             restarted=restarted,
             server="none" if not self.params["server"] else "up" if client else "down",
-            diff=self.diff(text, now, wanted, changes if client else {}, rewrite),
+            diff=sendable(self.diff(text, now, wanted, changes if client else {}, rewrite)),
             **changes,
         )
 

@@ -49,7 +49,8 @@ while True:
         print(count, round(worst * 1000), flush=True)
     time.sleep(0.002)
 """
-NEW_APP, NEW_ADMIN = "a-new-password-of-the-application", "another-password-of-the-admin"
+# With all that means something to a shell, a URL, systemd or a redis.conf, and is let through.
+NEW_APP, NEW_ADMIN = "#n3w!app$lication&;(ok)*~%41=@[x]?", "S3cret!with$pecial#&chars;(ok)*~:/|<>"
 
 
 @contextmanager
