@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def validity(certificate: x509.Certificate) -> str:
 
 def read(path: Path) -> str | None:
     """Return a file's text; None where there is none. Raises OSError."""
-    return path.read_text(errors="replace") if path.exists() else None
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 
 
 def key_fault(text: str, passphrase: str, certificate: x509.Certificate | None) -> str:
@@ -118,10 +119,10 @@ def recorded(folder: str, host: str, own: bool) -> bool:
     """
     place = Path(str(folder)).expanduser()
     try:
-        issuer = certificates((place / "ca.crt").read_text())[0]
+        issuer = certificates((place / "ca.crt").read_text(encoding="utf-8"))[0]
         if own:
-            return signed_by(certificates((place / "hosts" / f"{host}.crt").read_text())[0], issuer)
-        return (place / "hosts" / f"{host}.ca").read_text().strip() == fingerprint(issuer)
+            return signed_by(certificates((place / "hosts" / f"{host}.crt").read_text(encoding="utf-8"))[0], issuer)
+        return (place / "hosts" / f"{host}.ca").read_text(encoding="utf-8").strip() == fingerprint(issuer)
     except (OSError, ValueError):
         return False
 
@@ -133,11 +134,24 @@ def fits(folder: str, host: str) -> bool:
     """
     place = Path(str(folder)).expanduser()
     try:
-        issuer = certificates((place / "ca.crt").read_text())[0]
-        own = certificates((place / "hosts" / f"{host}.crt").read_text())[0]
-        return signed_by(own, issuer) and not key_fault((place / "hosts" / f"{host}.key").read_text(), "", own)
+        issuer = certificates((place / "ca.crt").read_text(encoding="utf-8"))[0]
+        own = certificates((place / "hosts" / f"{host}.crt").read_text(encoding="utf-8"))[0]
+        return signed_by(own, issuer) and not key_fault(
+            (place / "hosts" / f"{host}.key").read_text(encoding="utf-8"), "", own
+        )
     except (OSError, ValueError):
         return False
+
+
+def alternative_names(names: list[Any]) -> list[str]:
+    """Return what a certificate is for, as OpenSSL writes it: a name may be an address, in any spelling."""
+    found = []
+    for name in map(str, names):
+        try:
+            found.append(f"IP:{ipaddress.ip_address(name).compressed}")
+        except ValueError:
+            found.append(f"DNS:{name.lower()}")
+    return sorted(set(found))
 
 
 def trusted(text: str) -> str:
@@ -227,6 +241,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by the names that templates use."""
         return {
+            "certificates_alternative_names": alternative_names,
             "certificates_authority": authority,
             "certificates_recorded": recorded,
             "certificates_fits": fits,
