@@ -406,6 +406,8 @@ FAULTS: Faults = {
     "two": {
         "accepted version": ({**SOURCE, "redis_version_accepted": ""}, ["security fixes in redis_source_version"]),
         "same password": ({"redis_admin_password": SECRET}, ["passwords"]),
+        # As YAML reads 0770.
+        "octal number": ({"redis_settings": {"unixsocketperm": 0o770}}, ["redis_settings"]),
         "certificates without TLS": (
             {"redis_tls_auth_clients": True, "redis_tls_port": 0, "redis_port": 6379},
             ["redis_tls_auth_clients"],

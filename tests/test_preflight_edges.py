@@ -88,6 +88,7 @@ RIGHT: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {
         "plain": {"redis_port": 6379, "redis_tls_port": 0, "redis_tls_cert_file": "", "redis_tls_key_file": ""},
         "listed": {"redis_bind": ["127.0.0.1", "-::1"], "redis_save": []},
+        "octal": {"redis_settings": {"unixsocketperm": "0770"}},
     },
     "client": {
         "client": {
