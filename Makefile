@@ -13,6 +13,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## Make the lab and deploy Redis and the application on it; again: take it over, change nothing
+	@molecule/default/check
 	@requirements/install controller
 	@molecule/default/up
 
