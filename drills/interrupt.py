@@ -147,11 +147,13 @@ class Lab:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                return 1, f"fatal: it did not end within {PATIENCE} s\n" + Path(output.name).read_text()[-1000:]
+                return 1, f"fatal: it did not end within {PATIENCE} s\n" + Path(output.name).read_text(
+                    encoding="utf-8"
+                )[-1000:]
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
-            return code, Path(output.name).read_text()
+            return code, Path(output.name).read_text(encoding="utf-8")
 
     def done(self, *words: str, **environment: str) -> str:
         """Run playbooks to their end and return the output; raises Failed."""

@@ -182,3 +182,9 @@ def test_a_name_in_the_data_s_folder_makes_no_line_of_its_own(units: Path, tmp_p
     seen = look(units, "redis-server.service", states("inactive"), data)
     assert seen["own"] == "no"
     assert int(seen["free"]) > 1
+
+
+def test_the_memory_is_a_number_of_bytes_also_of_a_large_host(units: Path, tmp_path: Path) -> None:
+    meminfo = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+    seen = look(units, "redis-server.service", states("active"), tmp_path / "none")
+    assert seen["memory"] == str(int(meminfo.split()[1]) * 1024)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Set a host up as others would have done before this project came: untidy.sh db1|lb1. Once; later runs find it done.
+# Set a host up as others would have done before this project came: untidy.sh HOST. Once; later runs find it done.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 install() { apt-get -qq install --no-install-recommends "$1" || { apt-get -qq update && apt-get -qq install --no-install-recommends "$1"; }; }
@@ -21,4 +21,7 @@ lb1) # A configuration that was written by hand.
   systemctl restart haproxy
   ;;
 esac
+# What root makes by sudo is for root alone, unless it says otherwise.
+printf 'Defaults umask=0077, umask_override\n' >/etc/sudoers.d/umask
+chmod 0440 /etc/sudoers.d/umask
 touch /root/untidy

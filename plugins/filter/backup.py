@@ -43,7 +43,9 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 def program(paths: Iterable[str], library: str) -> list[dict[str, str]]:
     """Return for write_files what a package's modules on the controller become on a host."""
-    return [{"path": f"{library}/{Path(path).name}", "content": Path(path).read_text()} for path in paths]
+    return [
+        {"path": f"{library}/{Path(path).name}", "content": Path(path).read_text(encoding="utf-8")} for path in paths
+    ]
 
 
 def source_files(

@@ -22,7 +22,7 @@ HOST_WIDE = {
 @cache
 def instance_inputs() -> frozenset[str]:
     """Return the inputs of the role redis that instances of a host may have otherwise, as an instance names them."""
-    spec = yaml.safe_load(SPEC.read_text())["argument_specs"]["main"]["options"]
+    spec = yaml.safe_load(SPEC.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
     return frozenset(name.removeprefix("redis_") for name in spec if name not in HOST_WIDE)
 
 

@@ -51,8 +51,12 @@ def listed(*patterns: str) -> dict[str, str]:
 
 def started_at(pid: int) -> float:
     """Return when a process started, in seconds since the epoch; raises OSError when it is gone."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+    boot = next(
+        line
+        for line in Path("/proc/stat").read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.startswith("btime ")
+    )
     # btime is a whole second: without one more, what was written just before the start would count as newer.
     return int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK") + 1
 
@@ -60,7 +64,7 @@ def started_at(pid: int) -> float:
 def confinement(pid: int) -> str:
     """Return the user of a process and what keeps it from more, as in `app NoNewPrivs:1 Seccomp:2`."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
         status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         user = pwd.getpwuid(int(status["Uid"].split()[0])).pw_name
     except (OSError, KeyError, ValueError):
@@ -101,7 +105,7 @@ def certificate_on_disk(path: str) -> bytes:
     """Return the first certificate of a PEM file; empty where there is none."""
     end = "-----END CERTIFICATE-----"
     try:
-        text, found, _ = Path(path).read_text().partition(end)
+        text, found, _ = Path(path).read_text(encoding="utf-8").partition(end)
         return ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN") :] + end + "\n") if found else b""
     except (OSError, ValueError):
         return b""

@@ -97,8 +97,12 @@ def describe(lock: str, pid: int, program: str = "") -> dict[str, Any]:
     """Return a lock with the process that holds it, and the unit that the process belongs to."""
     unit = ""
     try:
-        program = Path(f"/proc/{pid}/comm").read_text().strip() if pid else program
-        found = re.findall(r"/([^/]+\.service)", Path(f"/proc/{pid}/cgroup").read_text()) if pid else []
+        program = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip() if pid else program
+        found = (
+            re.findall(r"/([^/]+\.service)", Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace"))
+            if pid
+            else []
+        )
         unit = found[-1] if found else ""
     except OSError:
         # It has just gone.
@@ -121,7 +125,7 @@ def configured_in(source: str, found: dict[str, Path]) -> str:
     files = [found.get("list", Path("/nonexistent")), *(sorted(parts.iterdir()) if parts.is_dir() else [])]
     for file in files:
         try:
-            text = file.read_text(errors="replace")
+            text = file.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         uris = re.findall(r"\b[a-z+]+:/\S+", re.sub(r"(?m)^\s*#.*", "", text))

@@ -44,7 +44,7 @@ def output(*words: str) -> str:
 def text_of(path: str | Path) -> str:
     """Return a file's text; nothing for what cannot be read."""
     try:
-        return Path(path).read_text(errors="replace")
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 

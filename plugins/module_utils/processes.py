@@ -199,7 +199,7 @@ def listeners_of(pid: int | str) -> list[Listener]:
     """Return the listening sockets in a process' network namespace."""
     result = []
     for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{name}") as file:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{name}", encoding="utf-8") as file:
             result += list(parse_listeners(file))
     return result
 

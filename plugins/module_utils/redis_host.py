@@ -32,6 +32,7 @@ from ansible.module_utils.redis_conf import HIDDEN, OWNED, SECRETS, STARTUP, Con
 from ansible.module_utils.redis_data import data_files, is_ours
 from ansible.module_utils.redis_defaults import DEFAULTS
 from ansible.module_utils.redis_started import SERVER, Configuration, by_looks, configuration, is_server, load, text_of
+from ansible.module_utils.sendable import sendable
 
 SHELLS = {"sh", "bash", "dash", "ash", "busybox"}
 # Clients that are told of.
@@ -268,15 +269,6 @@ def _module_files(config: Configuration) -> list[str]:
     return [os.path.basename(words[0]) for words in config.lines("loadmodule") if words]
 
 
-def _clean(value: Any) -> Any:
-    """Return a value whose texts can be sent: names of files and users need not be UTF-8."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    if isinstance(value, dict):
-        return {_clean(name): _clean(part) for name, part in value.items()}
-    return [_clean(part) for part in value] if isinstance(value, list) else value
-
-
 def survey(logins: list[dict[str, Any]], pids: Iterable[int] | None = None) -> dict[str, Any]:
     """Return the servers of this host, data that no server has, and all listeners; of servers only those of `pids`."""
     processes = servers(pids)
@@ -290,7 +282,7 @@ def survey(logins: list[dict[str, Any]], pids: Iterable[int] | None = None) -> d
             unit = ""
         described.append(describe(one, unit, shown.get(unit, {}), sockets[one.pid], logins))
     used = [server["data"]["dir"] for server in described if not server["container"]]
-    result: dict[str, Any] = _clean(
+    result: dict[str, Any] = sendable(
         {"servers": described, "files": data_files(used), "listeners": all_listeners(sockets)}
     )
     return result

@@ -81,7 +81,7 @@ def other_end(connection: socket.socket) -> set[str]:
     found: set[str] = set()
     for table in ("tcp", "tcp6"):
         try:
-            text = Path(f"/proc/net/{table}").read_text()
+            text = Path(f"/proc/net/{table}").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         found |= inodes(text, readable(*peer[:2]), readable(*own[:2]))
@@ -129,8 +129,12 @@ def main_pid(unit: str) -> int:
 def older_than(pid: int, paths: list[Any]) -> bool:
     """Tell whether a process started before one of the files was last changed."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+        boot = next(
+            line
+            for line in Path("/proc/stat").read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.startswith("btime ")
+        )
         started = int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return any(os.stat(path).st_mtime > started for path in paths if path)
     except (OSError, StopIteration):

@@ -63,7 +63,7 @@ def credentials(file: str | None) -> list[dict[str, Any]]:
     if file is None:
         return []
     try:
-        text = Path(file).read_text()
+        text = Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))

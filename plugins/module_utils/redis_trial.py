@@ -73,7 +73,7 @@ def trial(
     with tempfile.TemporaryDirectory(prefix="redis-trial.", dir=PLACE) as name:
         folder = Path(name)
         config = folder / "redis.conf"
-        config.write_text(config_text, errors="surrogateescape", newline="")
+        config.write_text(config_text, encoding="utf-8", errors="surrogateescape", newline="")
         config.chmod(0o600)
         words = [binary, str(config), *_overrides(folder, config_text, acl_text)]
         lesser: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def _overrides(folder: Path, config_text: str, acl_text: str | None) -> list[str
     acl = ""
     if acl_text is not None or any(words != ("",) for words in found(entries, "aclfile")):
         acl = str(folder / "users.acl")
-        Path(acl).write_text(acl_text or "", errors="surrogateescape")
+        Path(acl).write_text(acl_text or "", encoding="utf-8", errors="surrogateescape")
         os.chmod(acl, 0o600)
     overrides = {
         "port": "0",

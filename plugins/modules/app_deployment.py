@@ -120,6 +120,7 @@ from ansible.module_utils.app_units import (  # noqa: E402
 )
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.redis_files import text_of as read  # noqa: E402
+from ansible.module_utils.sendable import sendable  # noqa: E402
 
 RELOAD = "it shows another certificate than the one on the disk"
 
@@ -466,6 +467,14 @@ class Switch:
         return f"The previous release {name} serves again."
 
 
+def installed(release: str) -> bool:
+    """Tell whether a release is there to the end, for any user to run: an earlier version took over a strict umask."""
+    if not os.path.exists(f"{release}/installed"):
+        return False
+    folders = [release, f"{release}/venv", f"{release}/venv/bin", f"{release}/venv/lib"]
+    return all(os.path.isdir(folder) and os.stat(folder).st_mode & 0o005 == 0o005 for folder in folders)
+
+
 def missing(packages: list[str]) -> list[str]:
     """Return the packages that are not installed."""
     if not packages:
@@ -507,7 +516,7 @@ def shown(module: AnsibleModule, seen: Seen) -> dict[str, Any]:
         "reasons": seen.reasons,
         "trial": seen.trial,
         "written": seen.written,
-        "installed": os.path.exists(f"{params['release']}/installed"),
+        "installed": installed(params["release"]),
         "missing_packages": missing(params["packages"]),
         "user_exists": exists(params["user"]) if params["user"] else True,
         "instances": {str(instance.port): instance.describe() for instance in seen.instances},
@@ -517,7 +526,7 @@ def shown(module: AnsibleModule, seen: Seen) -> dict[str, Any]:
             {
                 "before_header": file["path"],
                 "after_header": file["path"],
-                "before": read(file["path"]) or "",
+                "before": sendable(read(file["path"]) or ""),
                 "after": file["content"],
             }
             for file in units

@@ -321,6 +321,8 @@ def elsewhere(path: str, single: str) -> list[str]:
 
 def main() -> None:
     """Run as Ansible runs a module."""
+    # Folders that it makes are for all to enter, whatever the login's umask.
+    os.umask(0o022)
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},

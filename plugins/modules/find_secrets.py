@@ -51,10 +51,8 @@ def command_lines() -> Iterator[tuple[str, bytes]]:
     """Yield `command line of PID (name)` and the command line, for every process that lives long enough."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            yield (
-                f"the command line of {folder.name} ({(folder / 'comm').read_text().strip()})",
-                (folder / "cmdline").read_bytes(),
-            )
+            program = (folder / "comm").read_text(encoding="utf-8", errors="replace").strip()
+            yield f"the command line of {folder.name} ({program})", (folder / "cmdline").read_bytes()
         except OSError:
             continue
 

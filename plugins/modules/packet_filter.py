@@ -58,6 +58,7 @@ from ansible.module_utils import nftables  # noqa: E402
 from ansible.module_utils.app_units import put, systemctl  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.redis_files import Ownership, read  # noqa: E402
+from ansible.module_utils.sendable import sendable  # noqa: E402
 
 UNITS = "/etc/systemd/system/"
 
@@ -141,6 +142,8 @@ def bring(module: AnsibleModule, params: dict[str, Any], files: list[dict[str, A
 
 def main() -> None:
     """Run as Ansible runs a module."""
+    # Folders that it makes are for all to enter, whatever the login's umask.
+    os.umask(0o022)
     module = AnsibleModule(
         argument_spec={
             "table": {"type": "str", "required": True},
@@ -186,7 +189,7 @@ def main() -> None:
             if before != after
         ]
         diff += [{"prepared": "".join(f"{line}\n" for line in answer["differences"])}] if answer["differences"] else []
-        module.exit_json(changed=changed, diff=diff, **answer)
+        module.exit_json(changed=changed, diff=sendable(diff), **answer)
     except nftables.Refused as error:
         module.fail_json(msg=f"packet filter: {error}", **answer)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -72,6 +72,7 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
+from ansible.module_utils.sendable import sendable  # noqa: E402
 
 
 def readable(command: list[str], reply: Reply) -> Any:
@@ -188,8 +189,8 @@ def main() -> None:
     answers = {probe["name"]: ask(probe, params["timeout"]) for probe in params["probes"]}
     refused = [f"{name}: {answer['error']}" for name, answer in answers.items() if answer["error"]]
     if params["strict"] and refused:
-        module.fail_json(msg="; ".join(refused), probes=answers)
-    module.exit_json(changed=params["changes"], probes=answers)
+        module.fail_json(msg=sendable("; ".join(refused)), probes=sendable(answers))
+    module.exit_json(changed=params["changes"], probes=sendable(answers))
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ from ansible.module_utils.redis_files import (  # noqa: E402
 from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect, where  # noqa: E402
 from ansible.module_utils.redis_trial import TrialError, trial  # noqa: E402
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
+from ansible.module_utils.sendable import sendable  # noqa: E402
 
 TLS_FILES = ["tls-cert-file", "tls-key-file", "tls-ca-cert-file"]
 TLS_OTHERS = ["tls-ca-cert-dir", "tls-client-cert-file", "tls-client-key-file"]
@@ -161,7 +162,7 @@ def included(pattern: str, seen: set[str], absent: list[str]) -> set[str]:
             continue
         seen.add(path)
         try:
-            text = Path(path).read_text(errors="surrogateescape")
+            text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
         except FileNotFoundError:
             absent.append(path)
             continue
@@ -457,11 +458,11 @@ def main() -> None:
     # A rename-command to nothing is an empty text, which is no secret and part of every other one.
     module.no_log_values.discard("")
     try:
-        module.exit_json(**run(module))
+        module.exit_json(**sendable(run(module)))
     except Broken as error:
         module.fail_json(msg=str(error))
     except (ConfError, Refused, TrialError, ErrorReply, ProtocolError, ValueError) as error:
-        message = str(error)
+        message = sendable(str(error))
         module.fail_json(msg=message if "Nothing was changed" in message else f"{message}. Nothing was changed.")
     except OSError as error:
         module.fail_json(

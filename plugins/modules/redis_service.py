@@ -145,8 +145,12 @@ def plan(state: State, enabled: bool, restart_for: list[str]) -> Plan:
 
 def started_at(pid: int) -> float:
     """Return when a process started; raises OSError when it is gone. Field 22 of proc(5)'s stat."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+    boot = next(
+        line
+        for line in Path("/proc/stat").read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.startswith("btime ")
+    )
     return int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
@@ -247,7 +251,7 @@ def advice(params: dict[str, Any]) -> str:
 def user_of(pid: int) -> str:
     """Return the name of a process' user; empty when it has ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
     uid = int(status.partition("\nUid:")[2].split()[0])

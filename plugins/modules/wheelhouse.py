@@ -122,7 +122,7 @@ def main() -> None:
     python, machine = module.params["python"], module.params["machine"]
     target = [python, machine, *module.params["platforms"]]
     try:
-        version = tomllib.loads((source / "pyproject.toml").read_text())["project"]["version"]
+        version = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
         release = f"{version}-{fingerprint(source, lock, target)}"
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         module.fail_json(msg=f"app_source {source} holds no project that can be built: {type(error).__name__}: {error}")
@@ -171,7 +171,7 @@ def build(module: AnsibleModule, source: Path, lock: Path, archive: Path) -> Non
             check_rc=True,
         )
         requirements = wheels / "requirements.txt"
-        requirements.write_text(requirements_for(lock.read_text(), python, machine))
+        requirements.write_text(requirements_for(lock.read_text(encoding="utf-8"), python, machine))
         index: list[str] = []
         if module.params["wheels"]:
             try:
@@ -181,7 +181,7 @@ def build(module: AnsibleModule, source: Path, lock: Path, archive: Path) -> Non
             index = ["--no-index", "--find-links", str(work / "offered")]
         platforms = [word for platform in module.params["platforms"] for word in ("--platform", platform)]
         # pip takes an empty file for a mistake.
-        if requirements.read_text().strip():
+        if requirements.read_text(encoding="utf-8").strip():
             code, out, err = module.run_command(
                 [
                     *(*pip, "download", *index, "--require-hashes", "--no-deps", "--only-binary=:all:"),

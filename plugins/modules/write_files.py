@@ -41,6 +41,7 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.redis_files import Candidate, Ownership, text_of  # noqa: E402
+from ansible.module_utils.sendable import sendable  # noqa: E402
 
 
 def write(module: AnsibleModule, file: dict[str, Any]) -> tuple[bool, dict[str, str] | None]:
@@ -61,6 +62,8 @@ def write(module: AnsibleModule, file: dict[str, Any]) -> tuple[bool, dict[str, 
 
 def main() -> None:
     """Run as Ansible runs a module."""
+    # Folders that it makes are for all to enter, whatever the login's umask.
+    os.umask(0o022)
     module = AnsibleModule(
         argument_spec={
             "files": {
@@ -95,7 +98,7 @@ def main() -> None:
         if diff:
             diffs.append(diff)
             written.append(file["path"])
-    module.exit_json(changed=changed, written=written, diff=diffs)
+    module.exit_json(changed=changed, written=written, diff=sendable(diffs))
 
 
 if __name__ == "__main__":

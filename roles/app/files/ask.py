@@ -58,7 +58,7 @@ def switched_on(name: str, values: dict[str, str]) -> list[str]:
 def written(path: str) -> dict[str, str]:
     """Return the variables in an environment file; none where it cannot be read, which its own check finds."""
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
     return {name.strip(): value.strip().strip("\"'") for name, _, value in (line.partition("=") for line in lines)}

@@ -94,7 +94,7 @@ def let_in(port: int, path: str) -> list[str]:
 
 def main(port: int, health: str, admin: str, certificate: str, *refused: str) -> None:
     """Ask everything, and print it."""
-    disk = ssl.PEM_cert_to_DER_cert(Path(certificate).read_text().split(END)[0] + END)
+    disk = ssl.PEM_cert_to_DER_cert(Path(certificate).read_text(encoding="utf-8").split(END)[0] + END)
     served = shake(port, offer())[1]
     found = {
         "health": ask(port, health)[0],

@@ -127,7 +127,8 @@ echo "shared=$shared"
 echo "leftover=$leftover"
 say "account=$account"
 echo "folder=$folder"
-echo "memory=$(awk '/^MemTotal:/ {print $2 * 1024}' /proc/meminfo)"
+# Not by awk, which writes numbers above 2^31 as 2.5e+10, or with a comma.
+while read -r name size _; do [ "$name" != MemTotal: ] || echo "memory=$((size * 1024))"; done </proc/meminfo
 [ -d "$data" ] && echo data=yes || echo data=no
 [ -e "$data/dump.rdb" ] && echo dump=yes || echo dump=no
 [ -d "$data/appendonlydir" ] && echo log=yes || echo log=no

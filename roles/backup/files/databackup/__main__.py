@@ -49,7 +49,7 @@ def only_one(source: settings.Source, what: str, wait: float = 0.0) -> Iterator[
     """Hold the source's lock; raises Busy when another run has it for longer than `wait` seconds."""
     folder = Path(source.state)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / f"{source.name}.lock").open("a+") as file:
+    with (folder / f"{source.name}.lock").open("a+", encoding="utf-8") as file:
         deadline = time.monotonic() + wait
         while True:
             try:
@@ -349,7 +349,7 @@ def init(arguments: argparse.Namespace) -> dict[str, Any]:
 def encrypted(arguments: argparse.Namespace) -> dict[str, Any]:
     """Tell whether the repository can be read without its password; changes nothing."""
     restic = Restic(settings.repository(arguments.config))
-    with tempfile.NamedTemporaryFile("w") as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
         file.write(f"{os.urandom(16).hex()}\n")
         file.flush()
         restic.environment["RESTIC_PASSWORD_FILE"] = file.name

@@ -88,7 +88,11 @@ class Loose:
 
     def _lives(self) -> bool:
         try:
-            return Path(f"/proc/{self.pid}/comm").read_text().startswith(("redis", "valkey", "keydb"))
+            return (
+                Path(f"/proc/{self.pid}/comm")
+                .read_text(encoding="utf-8", errors="replace")
+                .startswith(("redis", "valkey", "keydb"))
+            )
         except OSError:
             return False
 
@@ -154,7 +158,7 @@ def open_folder(path: Path) -> None:
 
 def boot_id() -> str:
     """Return what differs with each boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8", errors="replace").strip()
 
 
 def swap(one: Path, other: Path) -> None:
@@ -199,7 +203,7 @@ class Plan:
     def load(cls, path: Path) -> Plan:
         """Read it; raises Failed."""
         try:
-            return cls(**json.loads(path.read_text()))
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise Failed(f"{path}: {error}; the role redis writes it") from None
 
@@ -344,7 +348,7 @@ class Adoption:
     def _note(self, words: dict[str, Any]) -> None:
         self.journal.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = self.journal.with_suffix(".partial")
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             json.dump(words, file)
             file.flush()
             os.fsync(file.fileno())
@@ -381,7 +385,7 @@ class Adoption:
         return aside
 
     def _noted(self) -> dict[str, Any]:
-        words: dict[str, Any] = json.loads(self.journal.read_text())
+        words: dict[str, Any] = json.loads(self.journal.read_text(encoding="utf-8"))
         return words
 
     def put_data(self, aside: Path) -> None:

@@ -248,7 +248,7 @@ def _listing(text: str) -> Iterator[int]:
     """Keep a text in a file without a name, which a child that inherits its number can open."""
     descriptor = os.memfd_create("listing", 0)
     try:
-        with open(descriptor, "w", closefd=False) as file:
+        with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
             file.write(text)
         yield descriptor
     finally:

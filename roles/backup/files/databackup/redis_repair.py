@@ -209,7 +209,7 @@ def note_sizes(target: Target) -> None:
             logs = sorted((target.data / target.log).glob("*.aof"))
             lines = [f"{path.name} {path.stat().st_size}\n" for path in logs if plain(path.name)]
         sizes_file(target).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sizes_file(target).write_text("".join(lines))
+        sizes_file(target).write_text("".join(lines), encoding="utf-8")
 
 
 def sizes_file(target: Target) -> Path:
@@ -334,7 +334,7 @@ class Repair:
             # What was noted long before another start says nothing of this one.
             if not 0 <= datetime.fromisoformat(cut.time).timestamp() - int(path.stat().st_mtime) < FRESH:
                 return None
-            sizes = dict(line.rsplit(" ", 1) for line in path.read_text().splitlines())
+            sizes = dict(line.rsplit(" ", 1) for line in path.read_text(encoding="utf-8").splitlines())
             dropped = int(sizes.get(cut.file, 0)) - cut.offset
             return dropped if dropped > 0 else None
         except (OSError, ValueError):

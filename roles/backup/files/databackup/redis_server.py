@@ -20,7 +20,7 @@ def credentials(file: str) -> tuple[str, str] | None:
     if not file:
         return None
     try:
-        lines = Path(file).read_text().splitlines()
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise Failed(f"{file}: {error.strerror}; the roles redis and backup write it") from None
     values = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))

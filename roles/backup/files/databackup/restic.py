@@ -160,8 +160,10 @@ class Patience:
         # Bytes that it has read and written, whatever from and to; and the processor's seconds.
         folder = Path(f"/proc/{self.process.pid}")
         try:
-            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-            return (folder / "io").read_text(), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            fields = (folder / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+            return (folder / "io").read_text(encoding="utf-8", errors="replace"), (
+                int(fields[11]) + int(fields[12])
+            ) / os.sysconf("SC_CLK_TCK")
         except (OSError, IndexError):
             return "", 0.0
 
@@ -221,7 +223,7 @@ class Restic:
             "RESTIC_CACHE_DIR": repository.cache,
         }
         if repository.environment_file:
-            for line in Path(repository.environment_file).read_text().splitlines():
+            for line in Path(repository.environment_file).read_text(encoding="utf-8").splitlines():
                 if "=" in line and not line.startswith("#"):
                     name, value = line.split("=", 1)
                     environment[name] = value
@@ -405,7 +407,7 @@ def _children(parent: int) -> list[int]:
     found: list[int] = []
     for file in Path(f"/proc/{parent}/task").glob("*/children"):
         with suppress(OSError):
-            found += map(int, file.read_text().split())
+            found += map(int, file.read_text(encoding="utf-8").split())
     return found
 
 

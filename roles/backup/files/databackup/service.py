@@ -66,7 +66,8 @@ class Unit:
         # Type=exec: systemd's own waiting would end when the server is loaded, and with a limit of its own.
         self.drop_in.write_text(
             "[Service]\nRestart=no\nTimeoutStartSec=infinity\nExecStart=\n"
-            f"ExecStart={' '.join([*self.command, *arguments])}\n"
+            f"ExecStart={' '.join([*self.command, *arguments])}\n",
+            encoding="utf-8",
         )
         _systemctl("daemon-reload")
         done = _systemctl("start", "--no-block", self.name)
@@ -76,7 +77,7 @@ class Unit:
     def apart(self) -> dict[str, Any] | None:
         """Return the way into a server that `start_apart` started on a port of its own; None where there is none."""
         try:
-            port = re.search(r"--port ([0-9]+)", self.drop_in.read_text())
+            port = re.search(r"--port ([0-9]+)", self.drop_in.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         return {"host": "127.0.0.1", "port": int(port[1])} if port and self.active() else None

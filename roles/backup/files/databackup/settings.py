@@ -53,7 +53,7 @@ class Source:
 
 def _load(path: Path, kind: type[Any]) -> Any:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         known = {item.name for item in fields(kind)}
         unknown = set(values) - known
         if unknown:

@@ -88,7 +88,9 @@ def _open(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _available_memory() -> int:
-    found = re.search(r"MemAvailable:\s+([0-9]+) kB", Path("/proc/meminfo").read_text())
+    found = re.search(
+        r"MemAvailable:\s+([0-9]+) kB", Path("/proc/meminfo").read_text(encoding="utf-8", errors="replace")
+    )
     return int(found[1]) << 10 if found else 1 << 62
 
 

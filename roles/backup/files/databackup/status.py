@@ -19,7 +19,7 @@ def _path(source: Source) -> Path:
 def read(source: Source) -> dict[str, Any]:
     """Return the last success and the last failure."""
     try:
-        loaded: dict[str, Any] = json.loads(_path(source).read_text())
+        loaded: dict[str, Any] = json.loads(_path(source).read_text(encoding="utf-8"))
         return loaded
     except (OSError, ValueError):
         return {}
@@ -27,7 +27,7 @@ def read(source: Source) -> dict[str, Any]:
 
 def _write(path: Path, text: str, mode: int) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.chmod(mode)
     partial.replace(path)
 

@@ -104,7 +104,7 @@ class Journal:
     def note(self, words: dict[str, Any]) -> None:
         """Keep it on the disk before the step that it announces."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._partial.open("w") as file:
+        with self._partial.open("w", encoding="utf-8") as file:
             json.dump(words, file)
             file.flush()
             os.fsync(file.fileno())
@@ -118,7 +118,7 @@ class Journal:
     def read(self) -> dict[str, Any] | None:
         """Return what was noted; None where no restore was cut off."""
         try:
-            loaded: dict[str, Any] = json.loads(self.path.read_text())
+            loaded: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
             return loaded
         except FileNotFoundError:
             return None
