@@ -259,7 +259,7 @@ MUTATIONS = [
         28,
         "the rules may be written by anybody",
         "chmod 666 /etc/nftables-quantdesk.conf",
-        "chmod 644 /etc/nftables-quantdesk.conf",
+        "chmod 600 /etc/nftables-quantdesk.conf",
     ),
     Mutation(
         28,
