@@ -43,7 +43,9 @@ def load(path: str, name: str) -> ModuleType:
 
 def ansible(program: str, *words: str | Path) -> tuple[int, str]:
     """Run `ansible` or `ansible-playbook` on this machine, and return the exit code and all output."""
-    here = ["-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}", "-e", "ansible_connection=local"]
+    # As JSON: the path may have a blank in it.
+    here = ["-i", "localhost,", "-e"]
+    here.append(json.dumps({"ansible_python_interpreter": sys.executable, "ansible_connection": "local"}))
     done = subprocess.run(
         [Path(sys.executable).parent / program, *here, *words],
         cwd=PROJECT,
