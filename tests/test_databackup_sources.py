@@ -904,6 +904,20 @@ def files(tmp_path: Path, repository: Repository) -> Folder:
     return Folder(tmp_path, repository)
 
 
+def test_a_restic_that_ends_early_is_told_in_its_own_words(
+    files: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More than a pipe holds: packing goes on when restic has ended.
+    with (files.wheels / "large.whl").open("wb") as file:
+        file.truncate(64 << 20)
+    restic = files.repository.restic
+    wrong = tmp_path / "wrong"
+    wrong.write_text("another one\n")
+    monkeypatch.setitem(restic.environment, "RESTIC_PASSWORD_FILE", str(wrong))
+    with pytest.raises(Failed, match="the repository refuses the password"):
+        files.kind.backup(restic)
+
+
 def test_files_are_backed_up_and_brought_back(files: Folder) -> None:
     before = files.seen
     made = files.backup()

@@ -439,9 +439,13 @@ class Writer:
         self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         self.process = restic.start(*self.words, stdin=subprocess.PIPE, stdout=self.out, stderr=self.err)
         self.patience = Patience(self.process, restic.repository.timeout, self.err)
+        self.failed: Failed | None = None
 
     def write(self, data: bytes | memoryview) -> None:
         """Hand data over; raises Failed in restic's words when it has ended, or takes nothing any more."""
+        if self.failed is not None:
+            # Whoever packs data writes once more when it is closed, and would hide why.
+            raise self.failed
         assert self.process.stdin is not None
         file = self.process.stdin.fileno()
         rest = memoryview(data)
@@ -483,13 +487,15 @@ class Writer:
         self.err.close()
 
     def _silence(self, silent: Silent) -> Failed:
-        return Failed(f"the backup cannot be written: {silent}. {last_words(said(self.err))}")
+        self.failed = Failed(f"the backup cannot be written: {silent}. {last_words(said(self.err))}")
+        return self.failed
 
     def _failure(self) -> Failed:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
         end(self.process)
-        return failure("the backup cannot be written", said(self.err))
+        self.failed = failure("the backup cannot be written", said(self.err))
+        return self.failed
 
 
 class Locked(Failed):
