@@ -40,7 +40,7 @@ test-quick: ## What needs no lab, and the hosts of `make up` when they are there
 test-times: ## Say where the minutes of the last `make test` went
 	@python3 tests/times/report.py
 
-audit-mutate: ## Take each protection of the lab away and expect verify.yml to name it (about eight minutes)
+audit-mutate: ## Take each protection of the lab away and expect verify.yml to name it (about twenty minutes)
 	@requirements/install test
 	@.venv/bin/python tests/audit_mutate.py $(CONTROL)
 

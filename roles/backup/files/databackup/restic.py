@@ -444,7 +444,7 @@ class Writer:
     def write(self, data: bytes | memoryview) -> None:
         """Hand data over; raises Failed in restic's words when it has ended, or takes nothing any more."""
         if self.failed is not None:
-            # Whoever packs data writes once more when it is closed, and would hide why.
+            # tarfile writes once more when it is closed; another error than this one would hide the cause.
             raise self.failed
         assert self.process.stdin is not None
         file = self.process.stdin.fileno()
