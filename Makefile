@@ -33,7 +33,7 @@ test: ## Everything: linters, unit tests, and each scenario in a lab of its own;
 	@requirements/install test
 	@python tests/run.py $(PARTS)
 
-test-quick: ## What needs no lab, and the hosts of `make up` when they are there (six minutes)
+test-quick: ## What needs no lab, and the hosts of `make up` when they are there (three minutes)
 	@requirements/install test
 	@python tests/run.py --quick
 

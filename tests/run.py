@@ -2,7 +2,8 @@
 
     python tests/run.py [--quick | PART…]
 
---quick runs what needs no lab, but for the tests of databackup, and asks the hosts of `make up` when they are there.
+--quick runs what needs no lab, but for files of tests marked `slow`, and asks the hosts of `make up` when they are
+there.
 
 Hosts mostly wait for the controller and the controller for hosts, so several parts run at once: as many scenarios as
 LABS (4 unless the environment says otherwise), each in a lab of its own beside the one of `make up`, and one after
@@ -123,8 +124,8 @@ def parts() -> list[Part]:
 
 def quick() -> list[Part]:
     """Return what needs no lab, and the effects on the hosts of the lab that is up."""
-    # Those of databackup take as long as all other unit tests together; the application's wait most, so they begin.
-    unit = pytest_part("unit", "-p", "no:cacheprovider", "tests", "--ignore-glob=*/test_databackup*.py")
+    # The application's tests wait most, so they begin.
+    unit = pytest_part("unit", "-p", "no:cacheprovider", "-m", "not slow", "tests")
     others = [part for part in parts() if not part.lab and part.name != "unit"]
     found = [*reversed(others), unit]
     running = subprocess.run(

@@ -18,6 +18,8 @@ from databackup.adoption import Adoption
 from databackup.errors import Failed
 from databackup_host import wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:

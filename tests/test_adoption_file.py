@@ -18,6 +18,8 @@ from test_bad_input import SECRET, names, run, variables
 
 from conftest import PROJECT, ansible, load, server_command
 
+pytestmark = pytest.mark.slow
+
 for library in ("redis_defaults", "redis_conf", "redis_acl", "resp", "processes", "redis_started", "redis_answers"):
     load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
 load("plugins/module_utils/redis_data.py", "ansible.module_utils.redis_data")

@@ -16,6 +16,8 @@ import pytest
 
 from conftest import load
 
+pytestmark = pytest.mark.slow
+
 load("plugins/module_utils/backup_retention.py", "ansible.module_utils.backup_retention")
 load("plugins/module_utils/backup_places.py", "ansible.module_utils.backup_places")
 load("plugins/module_utils/redis_files.py", "ansible.module_utils.redis_files")

@@ -13,6 +13,8 @@ from databackup.restic import Restic
 from databackup.settings import Repository
 from databackup_host import REDIS_8, REPOSITORY_PASSWORD, VALKEY_8, Host, Process, make_repository
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,6 +11,8 @@ import pytest
 
 from conftest import load
 
+pytestmark = pytest.mark.slow
+
 action = load("plugins/action/databackup.py", "databackup_action")
 # Says for any unit that it runs.
 SYSTEMCTL = "#!/bin/sh\nexit 0\n"

@@ -33,7 +33,10 @@ from databackup.settings import Repository
 from databackup.sqlite import Sqlite
 from databackup_host import REDIS_PASSWORD, REPOSITORY_PASSWORD, Host, Process, make_repository, wait_for
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can play the part of another user")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can play the part of another user"),
+]
 
 # Who runs the service.
 SERVICE = "nobody"

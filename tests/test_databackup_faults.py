@@ -38,6 +38,8 @@ from databackup_host import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 # Of the disk that the data are on. databackup wants 64 MiB beside a backup.
 DISK = 112 * MIB

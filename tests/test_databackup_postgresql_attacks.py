@@ -22,6 +22,8 @@ from test_databackup_sources import Base, Cluster, Repository
 
 from conftest import load
 
+pytestmark = pytest.mark.slow
+
 look = load("plugins/module_utils/host_neighbours.py", "ansible.module_utils.host_neighbours")
 
 

@@ -23,6 +23,8 @@ from databackup_host import REDIS_7_2, REDIS_8, REDIS_PASSWORD, VALKEY_8, Host, 
 
 from conftest import PROJECT
 
+pytestmark = pytest.mark.slow
+
 LATER = 300
 
 

@@ -35,6 +35,8 @@ from databackup.sqlite import Sqlite, summarize
 from databackup_host import REPOSITORY_PASSWORD, make_repository
 from ports import free_port
 
+pytestmark = pytest.mark.slow
+
 PLAINTEXT = "known-plaintext"
 
 

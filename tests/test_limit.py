@@ -11,6 +11,8 @@ from test_bad_input import SECRET, problems, run, variables
 
 from conftest import PROJECT
 
+pytestmark = pytest.mark.slow
+
 SSH = {
     "backup_repository": "rclone:lab/one",
     "backup_master_password": SECRET * 2,

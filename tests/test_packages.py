@@ -18,7 +18,10 @@ from conftest import PROJECT, ansible_plays, load
 apt_state = load("plugins/module_utils/apt_state.py", "apt_state")
 # ansible.builtin.apt looks for its Python binding there.
 BINDING = subprocess.run(["/usr/bin/python3", "-c", "import apt"], capture_output=True, check=False).returncode == 0
-pytestmark = pytest.mark.skipif(not BINDING, reason="python3-apt is not there: requirements/install test")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not BINDING, reason="python3-apt is not there: requirements/install test"),
+]
 # Ends when another process, which outlives it, holds the lock.
 LOCK = """
 import fcntl, os, sys, time

@@ -14,6 +14,8 @@ from test_bad_input import GONE, SECRET, Faults, each, faulty, names, names_of, 
 
 from conftest import PROJECT
 
+pytestmark = pytest.mark.slow
+
 # An authority's certificate without its key.
 PKI = PROJECT / "tests/inventory/pki"
 # Five at once on one host, each of another role or kind.

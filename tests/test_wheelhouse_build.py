@@ -18,6 +18,8 @@ import pytest
 
 from conftest import PROJECT
 
+pytestmark = pytest.mark.slow
+
 PYPROJECT = """\
 [build-system]
 requires = ["hatchling"]
