@@ -338,6 +338,22 @@ def test_a_repository_that_somebody_has_locked(site: Site) -> None:
     assert site.restore()["found"]
 
 
+def test_an_index_that_another_run_is_just_writing_is_read_once_more(site: Site) -> None:
+    """As rclone 1.60 writes it in the repository of a host with several sources, all backed up at the same time."""
+    index = next((site.folder / "repository/index").iterdir())
+    whole = index.read_bytes()
+    index.chmod(0o600)
+    for act in (site.backup, site.restore):
+        os.truncate(index, len(whole) // 2)
+        timer = threading.Timer(1.5, index.write_bytes, [whole])
+        timer.start()
+        # Its own copy would be read instead.
+        shutil.rmtree(site.folder / "cache", ignore_errors=True)
+        assert act()
+        timer.join()
+    assert site.command("check")[0] == 0
+
+
 # --- A backup that is not what it was ---
 
 

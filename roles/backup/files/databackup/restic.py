@@ -93,6 +93,11 @@ REASONS = (
     ("pack", "the repository is damaged: a pack is not what its name says, see `databackup check`"),
 )
 LOCKED = "repository is already locked"
+# A small file that another run is just writing is half there for a moment: rclone before 1.63 gives it its name before it is
+# whole. https://rclone.org/changelog/#v1-63-0-2023-06-30
+HALF = re.compile(r"load\W*<(?:index|lock|snapshot)/(\w+)>\W+.*invalid data returned", re.IGNORECASE)
+# How long it is waited until another look, in seconds; what is still so then is damaged.
+SETTLING = (0.5, 1, 2, 4)
 # What restic tries for a minute as if it might pass, though what is cut off or lost stays so: after so many times it ends.
 LASTING = re.compile(
     r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory|does not exist)$", re.M
@@ -111,7 +116,9 @@ def explain(text: str) -> str:
 
 
 def failure(what: str, text: str) -> Failed:
-    """Return what ends a run after such an error text: Locked, if that may pass."""
+    """Return what ends a run after such an error text: Locked or Unsettled, if that may pass."""
+    if half := HALF.search(text):
+        return Unsettled(f"{what}: {explain(text)}", half[1])
     if LOCKED not in text:
         return Failed(f"{what}: {explain(text)}")
     holder = next(line for line in text.splitlines() if LOCKED in line)
@@ -275,11 +282,19 @@ class Restic:
             end(process)
 
     def patiently(self, act: Callable[[], Result]) -> Result:
-        """Return what `act` returns; call it again for some time while it raises Locked."""
+        """Return what `act` returns; call it again for some time while it raises Locked or Unsettled."""
         deadline = time.monotonic() + self.repository.lock_timeout
+        pauses = list(SETTLING)
         while True:
             try:
                 return act()
+            except Unsettled as half:
+                if not pauses:
+                    raise
+                time.sleep(pauses.pop(0))
+                # restic keeps what it has read, half as it was.
+                for path in Path(self.repository.cache).glob(f"*/*/*/{half.name}*"):
+                    path.unlink(missing_ok=True)
             except Locked:
                 if time.monotonic() > deadline:
                     raise
@@ -332,11 +347,27 @@ class Restic:
 
     def read(self, snapshot: str, path: str) -> Iterator[bytes]:
         """Yield a file of a snapshot; raises Failed at the end when it could not be read whole."""
-        reading = self.begun.pop((snapshot, path), None) or Reading(self, snapshot, path)
+        reading = self.begun.pop((snapshot, path), None)
+
+        def first() -> tuple[bytes, Iterator[bytes]]:
+            nonlocal reading
+            reading = reading or Reading(self, snapshot, path)
+            chunks = reading.chunks()
+            try:
+                return next(chunks, b""), chunks
+            except Unsettled:
+                reading.close()
+                reading = None
+                raise
+
         try:
-            yield from reading.chunks()
+            # What has begun to come does not begin again.
+            chunk, rest = self.patiently(first)
+            yield chunk
+            yield from rest
         finally:
-            reading.close()
+            if reading:
+                reading.close()
 
     @contextmanager
     def ahead(self, snapshot: str, path: str) -> Iterator[None]:
@@ -500,3 +531,14 @@ class Writer:
 
 class Locked(Failed):
     """Another run has an exclusive lock; worth another try."""
+
+
+class Unsettled(Failed):
+    """A small file of the repository is not whole: another run writes it at this moment, or it is damaged.
+
+    `name` is the beginning of the file's.
+    """
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
