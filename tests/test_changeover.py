@@ -108,7 +108,7 @@ def test_the_application_takes_tls_alone_once_every_balancer_speaks_it(
     inventory, file = tmp_path / "hosts.json", tmp_path / "plays.yml"
     inventory.write_text(json.dumps({"all": {"children": groups}}))
     file.write_text(yaml.safe_dump(plays))
-    code, output = ansible("ansible-playbook", "-i", inventory, "--limit", limit, file)
+    code, output = ansible("ansible-playbook", "-i", "inventory/base", "-i", inventory, "--limit", limit, file)
     assert code == 0, output
     assert ("switched: switch, False" in output) is switched, output
 

@@ -24,7 +24,7 @@ def order(tmp_path: Path, name: str, *variables: str) -> subprocess.CompletedPro
     return subprocess.run(
         [
             Path(sys.executable).parent / "ansible-playbook",
-            *("-i", inventory, f"playbooks/{name}.yml"),
+            *("-i", "inventory/base", "-i", inventory, f"playbooks/{name}.yml"),
             *(word for variable in variables for word in ("-e", variable)),
         ],
         cwd=PROJECT,

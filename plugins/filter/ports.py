@@ -1,9 +1,10 @@
-"""Jinja filter of the preflight: which ports that a role wants belong to another program."""
+"""Jinja filters about ports: which belong to another program, and which are closed to a host."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 EVERYWHERE = ("0.0.0.0", "::", "*")
@@ -41,9 +42,29 @@ def taken_ports(
     return list(dict.fromkeys(found))
 
 
+def closed_doors(hosts: Iterable[Mapping[str, Any]], address: str, fact: str) -> list[dict[str, Any]]:
+    """Return the ports of hosts that they open to others and not to an address, for redis_command.
+
+    `hosts` are the variables of hosts. Their rules, a `firewall_allow` each, are in a fact; who lacks it opens nothing.
+    """
+    own = ip_address(address)
+    doors = {}
+    for host in hosts:
+        there = host.get("private_address", address)
+        if there == address:
+            continue
+        rules = host.get(fact, [])
+        letting = [rule for rule in rules if any(own in ip_network(net) for net in rule["from"])]
+        opened, open_to_it = ({int(port) for rule in some for port in rule["ports"]} for some in (rules, letting))
+        for port in sorted(opened - open_to_it):
+            name = f"{host['inventory_hostname']}:{port}"
+            doors[name] = {"name": name, "host": there, "port": port}
+    return list(doors.values())
+
+
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"taken_ports": taken_ports}
+        return {"taken_ports": taken_ports, "closed_doors": closed_doors}

@@ -13,7 +13,7 @@ description:
   - Says that nothing changed, unless O(changes) is set; then check mode sends nothing.
 options:
   probes:
-    description: The connections to open, one after another.
+    description: The connections to open, one after another unless O(together) is set.
     type: list
     elements: dict
     required: true
@@ -43,6 +43,10 @@ options:
     description: Whether the commands change the server.
     type: bool
     default: false
+  together:
+    description: Open all connections at once, so that many time-outs take as long as one.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -68,6 +72,8 @@ import subprocess  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 import warnings  # noqa: E402
+from concurrent.futures import ThreadPoolExecutor  # noqa: E402
+from ipaddress import ip_address  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
@@ -120,7 +126,11 @@ def describe(client: Client) -> dict[str, Any]:
         return {}
     seconds = ssl.cert_time_to_seconds(shown["notAfter"]) - time.time()
     return {
-        "names": [name for _, name in shown.get("subjectAltName", ())],
+        # Of IPv6 OpenSSL gives the long form, in capitals.
+        "names": [
+            str(ip_address(name.strip())) if kind == "IP Address" else name
+            for kind, name in shown.get("subjectAltName", ())
+        ],
         "days": int(seconds // 86400),
         "sha256": hashlib.sha256(raw).hexdigest(),
     }
@@ -180,13 +190,17 @@ def main() -> None:
             "timeout": {"type": "float", "default": 5.0},
             "strict": {"type": "bool", "default": False},
             "changes": {"type": "bool", "default": False},
+            "together": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     params = module.params
     if module.check_mode and params["changes"]:
         module.exit_json(changed=True, probes={})
-    answers = {probe["name"]: ask(probe, params["timeout"]) for probe in params["probes"]}
+    names = [probe["name"] for probe in params["probes"]]
+    with ThreadPoolExecutor(max_workers=(len(names) or 1) if params["together"] else 1) as workers:
+        found = workers.map(lambda probe: ask(probe, params["timeout"]), params["probes"])
+        answers = dict(zip(names, found, strict=True))
     refused = [f"{name}: {answer['error']}" for name, answer in answers.items() if answer["error"]]
     if params["strict"] and refused:
         module.fail_json(msg=sendable("; ".join(refused)), probes=sendable(answers))
