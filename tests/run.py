@@ -115,6 +115,7 @@ def parts() -> list[Part]:
         scenario("standalone", nice=5),
         scenario("scaled", nice=5),
         scenario("adoption", nice=10),
+        scenario("single", nice=10),
         Part("linters", lambda lab: ["tests/lint"], tests=False),
         Part("syntax", lambda lab: syntax, tests=False),
         pytest_part("unit", "-p", "no:cacheprovider", "tests"),
