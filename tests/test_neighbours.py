@@ -411,7 +411,7 @@ UPGRADE = "pg_upgradecluster -v 17 15 main; systemctl disable postgresql@15-main
             [("15", "ours", "auto")],
             "15",
             "",
-            f"apt-get install postgresql-17; pg_dropcluster --stop 17 main; {UPGRADE}",
+            f"apt-get install postgresql-17; {UPGRADE}",
         ),
         ([("15", "ours", "auto"), ("17", "empty", "auto")], "15", "", f"pg_dropcluster --stop 17 main; {UPGRADE}"),
         ([("15", "ours", "auto"), ("17", "full", "auto")], "15", "", f"pg_renamecluster 17 main other; {UPGRADE}"),
@@ -446,6 +446,16 @@ def test_our_data_are_served_from_the_cluster_that_they_are_in(
     if steps:
         assert judge.upgrade_steps(survey, 17) == steps
     assert judge.serving_version({}, 17) == "17"
+
+
+def test_our_data_in_a_cluster_of_another_name_are_told() -> None:
+    survey = old_and_new(("15", "ours", "auto"))
+    survey["postgresql"][0]["name"] = "old"
+    assert judge.undecided_clusters(survey, 17) == "15/old (auto)"
+    # Beside the one that serves it is a copy, or whatever somebody keeps.
+    survey["postgresql"] += old_and_new(("17", "ours", "auto"))["postgresql"]
+    assert judge.undecided_clusters(survey, 17) == ""
+    assert judge.serving_version(survey, 17) == "17"
 
 
 def test_versions_are_numbers() -> None:

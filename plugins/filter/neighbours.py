@@ -90,8 +90,12 @@ def upgraded_versions(survey: Survey, version: Any) -> list[str]:
 def undecided_clusters(survey: Survey, packaged: Any) -> str:
     """Return our clusters, where they do not show in which of them the data are; nothing where they do."""
     ours = _ours(survey)
+    if not ours:
+        # One that was renamed is not served, and its data are ours all the same.
+        renamed = [cluster for cluster in survey.get("postgresql", []) if cluster.get("ours")]
+        return " and ".join(f"{cluster['version']}/{cluster['name']} ({cluster['start']})" for cluster in renamed)
     started = [cluster for cluster in ours if cluster["start"] == "auto"]
-    if len(started) == 1 or [cluster["version"] for cluster in ours] in ([], [str(packaged)]):
+    if len(started) == 1 or [cluster["version"] for cluster in ours] == [str(packaged)]:
         return ""
     return " and ".join(f"{cluster['version']}/main ({cluster['start']})" for cluster in ours)
 
@@ -116,13 +120,15 @@ def upgrade_steps(survey: Survey, packaged: Any) -> str:
     """Return the commands that bring our data to the distribution's version of PostgreSQL."""
     old, new = serving_version(survey, packaged), str(packaged)
     there = cluster_of(survey, new)
-    if there and (there["ours"] or foreign_cluster(there)):
-        # Whose data those are is not known here: nothing that removes them is proposed.
-        first = [f"pg_renamecluster {new} main other"]
+    if not there:
+        first = f"apt-get install postgresql-{new}"
+    elif there["ours"] or foreign_cluster(there):
+        # Whose data those are is not known here.
+        first = f"pg_renamecluster {new} main other"
     else:
-        # The package makes a cluster, and pg_upgradecluster makes it itself.
-        first = [*([] if there else [f"apt-get install postgresql-{new}"]), f"pg_dropcluster --stop {new} main"]
-    return "; ".join([*first, f"pg_upgradecluster -v {new} {old} main", f"systemctl disable postgresql@{old}-main"])
+        # pg_upgradecluster makes it itself. A command that drops data is named only where there are none.
+        first = f"pg_dropcluster --stop {new} main"
+    return f"{first}; pg_upgradecluster -v {new} {old} main; systemctl disable postgresql@{old}-main"
 
 
 def foreign_cluster(cluster: Mapping[str, Any]) -> str:
