@@ -271,6 +271,87 @@ def test_a_failed_switch_says_what_serves(
     assert "is NOT healthy either" in run(params, release="/releases/2").answer["now"]
 
 
+def release(folder: Path, made_for: str, program: str = "") -> str:
+    """Make an installed release whose Python is a program of the host, `made_for` itself if none is named."""
+    made = folder / "releases" / f"1-{made_for}"
+    (made / "venv/bin").mkdir(parents=True)
+    (made / f"venv/lib/{made_for}/site-packages").mkdir(parents=True)
+    (made / "venv/bin/python").symlink_to(folder / "host" / (program or made_for))
+    (made / "installed").touch()
+    return str(made)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """A host with Python 3.13, which `python3` leads to."""
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host/python3.13").write_text("#!/bin/sh\n")
+    (tmp_path / "host/python3.13").chmod(0o755)
+    (tmp_path / "host/python3").symlink_to("python3.13")
+    return tmp_path
+
+
+def test_a_release_whose_python_is_gone_or_another_one_is_not_installed(host: Path) -> None:
+    good, gone = release(host, "python3.13", "python3"), release(host, "python3.11")
+    assert deployment.installed(good)
+    assert not deployment.installed(gone)
+    replaced = release(host, "python3.12", "python3")
+    assert not deployment.installed(replaced)
+    assert deployment.broken(host / "releases") == {
+        "1-python3.11": f"its Python {host}/host/python3.11 is gone",
+        "1-python3.12": "it was installed for python3.12, and python3.13 is in its place",
+    }
+    # One whose installation was cut off is installed again anyway, and is none that once started.
+    Path(gone, "installed").unlink()
+    assert "1-python3.11" not in deployment.broken(host / "releases")
+    assert deployment.broken(host / "nowhere") == {}
+
+
+@pytest.mark.usefixtures("systemd")
+def test_a_running_release_that_cannot_start_again_is_tried_and_replaced_one_by_one(
+    params: dict[str, Any], host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = release(host, "python3.11")
+    Path(params["current"]).unlink()
+    Path(params["current"]).symlink_to(here)
+    params["release"] = here
+    seen = look(params)
+    assert (seen.trial, seen.changes) == (True, True)
+    assert set(seen.reasons.values()) == {f"its Python {host}/host/python3.11 is gone"}
+    # Installed again under its name, it is newer than the processes that run.
+    (host / "host/python3.11").symlink_to("/bin/true")
+    assert look(params).reasons == {}
+    monkeypatch.setattr(deployment, "started_at", lambda pid: os.stat(f"{here}/installed").st_mtime - 1)
+    os.utime(params["current"], (1000, 1000), follow_symlinks=False)
+    for file in (params["files"][0]["path"], params["environment"]["path"]):
+        os.utime(file, (1000, 1000))
+    seen = look(params)
+    assert set(seen.reasons.values()) == {"it runs what was before the last change"}
+    assert not seen.trial
+
+
+def test_verify_is_told_of_a_release_that_runs_and_cannot_start(
+    params: dict[str, Any], systemd: Systemd, host: Path
+) -> None:
+    Path(params["current"]).unlink()
+    Path(params["current"]).symlink_to(release(host, "python3.11"))
+    module = Module({**params, "release": ""}, check_mode=True)
+    told = deployment.shown(module, deployment.look(module))
+    assert told["broken"] == {"1-python3.11": f"its Python {host}/host/python3.11 is gone"}
+    assert (told["pending"], told["reasons"]) == (False, {})
+
+
+def test_a_way_back_to_a_release_that_cannot_start_is_told(
+    params: dict[str, Any], systemd: Systemd, host: Path
+) -> None:
+    Path(params["current"]).unlink()
+    Path(params["current"]).symlink_to(release(host, "python3.11"))
+    systemd.sick = {"app@1.service"}
+    now = run(params, release=release(host, "python3.13")).answer["now"]
+    assert "1-python3.11 was brought back, and is NOT healthy either" in now
+    assert now.endswith(f"its Python {host}/host/python3.11 is gone.")
+
+
 def test_a_first_installation_that_fails_leaves_nothing(params: dict[str, Any], systemd: Systemd) -> None:
     systemd.running.clear()
     systemd.enabled = False

@@ -649,6 +649,22 @@ def base_made(tmp_path_factory: pytest.TempPathFactory, repository: Repository, 
     return Base(tmp_path_factory.mktemp("base"), repository, cluster).backup()
 
 
+def test_the_programs_of_the_servers_own_version_are_used_beside_newer_ones(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As after an upgrade of the distribution: by its name alone a program is that of the newest version.
+    newer = base.cluster.folder / "newer"
+    newer.mkdir()
+    for name in ("pg_dump", "pg_restore"):
+        (newer / name).write_text("#!/bin/sh\necho unrecognized configuration parameter >&2\nexit 1\n")
+        (newer / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{newer}:{os.environ['PATH']}")
+    made = base.backup()
+    base.later()
+    base.restore(made)
+    assert not base.is_later
+
+
 def test_a_database_that_serves_is_backed_up_and_brought_back(base: Base) -> None:
     quoted = base.name.replace('"', '""')
     base.cluster.sql(

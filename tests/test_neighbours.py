@@ -372,6 +372,159 @@ def test_lines_of_others_stay_in_pg_hba_conf(tmp_path: Path, monkeypatch: pytest
     assert "From before" not in render("")
 
 
+# --- PostgreSQL, after an upgrade of the distribution ---
+
+
+def old_and_new(*clusters: tuple[str, str, str]) -> dict[str, Any]:
+    """Return a host's survey with clusters: version, whose it is (ours, empty, full, unknown), and its start."""
+    return {
+        "postgresql": [
+            {
+                "version": version,
+                "name": "main",
+                "port": 5432,
+                "start": start,
+                "program": True,
+                "data": f"/var/lib/postgresql/{version}/main",
+                "ours": whose == "ours",
+                "hba": "ours" if whose == "ours" else "package",
+                "known": whose in ("empty", "full"),
+                "databases": {"shop": "shop"} if whose == "full" else {},
+                "roles": {},
+            }
+            for version, whose, start in clusters
+        ]
+    }
+
+
+UPGRADE = "pg_upgradecluster -v 17 15 main; systemctl disable postgresql@15-main"
+
+
+@pytest.mark.parametrize(
+    ("clusters", "version", "undecided", "steps"),
+    [
+        # A bare host, and one of the package's own cluster.
+        ([], "17", "", None),
+        ([("17", "empty", "auto")], "17", "", None),
+        # Right after the upgrade: without the new version, with its empty cluster, with one that nobody knows.
+        (
+            [("15", "ours", "auto")],
+            "15",
+            "",
+            f"apt-get install postgresql-17; {UPGRADE}",
+        ),
+        ([("15", "ours", "auto"), ("17", "empty", "auto")], "15", "", f"pg_dropcluster --stop 17 main; {UPGRADE}"),
+        ([("15", "ours", "auto"), ("17", "full", "auto")], "15", "", f"pg_renamecluster 17 main other; {UPGRADE}"),
+        ([("15", "ours", "auto"), ("17", "unknown", "auto")], "15", "", f"pg_renamecluster 17 main other; {UPGRADE}"),
+        # pg_upgradecluster has run, and the old cluster is kept; then it was taken away.
+        ([("15", "ours", "manual"), ("17", "ours", "auto")], "17", "", None),
+        ([("17", "ours", "auto")], "17", "", None),
+        # Somebody went back to the old one.
+        (
+            [("15", "ours", "auto"), ("17", "ours", "manual")],
+            "15",
+            "",
+            f"pg_renamecluster 17 main other; {UPGRADE}",
+        ),
+        # Whoever else was there stays, and nothing of it is ours.
+        ([("15", "full", "auto")], "17", "", None),
+        # The data are in one of them, and nothing says in which.
+        ([("15", "ours", "auto"), ("17", "ours", "auto")], "17", "15/main (auto) and 17/main (auto)", None),
+        ([("15", "ours", "manual"), ("17", "ours", "manual")], "17", "15/main (manual) and 17/main (manual)", None),
+        ([("15", "ours", "manual"), ("17", "full", "auto")], "15", "15/main (manual)", None),
+        ([("15", "ours", "manual")], "15", "15/main (manual)", None),
+        # As it ever was: the only cluster, of the distribution's version, however it starts.
+        ([("17", "ours", "manual")], "17", "", None),
+    ],
+)
+def test_our_data_are_served_from_the_cluster_that_they_are_in(
+    clusters: list[tuple[str, str, str]], version: str, undecided: str, steps: str | None
+) -> None:
+    survey = old_and_new(*clusters)
+    assert judge.serving_version(survey, 17) == version
+    assert judge.undecided_clusters(survey, 17) == undecided
+    if steps:
+        assert judge.upgrade_steps(survey, 17) == steps
+    assert judge.serving_version({}, 17) == "17"
+
+
+def test_our_data_in_a_cluster_of_another_name_are_told() -> None:
+    survey = old_and_new(("15", "ours", "auto"))
+    survey["postgresql"][0]["name"] = "old"
+    assert judge.undecided_clusters(survey, 17) == "15/old (auto)"
+    # Beside the one that serves it is a copy, or whatever somebody keeps.
+    survey["postgresql"] += old_and_new(("17", "ours", "auto"))["postgresql"]
+    assert judge.undecided_clusters(survey, 17) == ""
+    assert judge.serving_version(survey, 17) == "17"
+
+
+def test_versions_are_numbers() -> None:
+    survey = old_and_new(("9.6", "ours", "auto"), ("15", "ours", "auto"))
+    assert judge.serving_version(survey, 17) == "15"
+
+
+def test_a_cluster_that_was_upgraded_keeps_its_port_and_is_kept_from_starting() -> None:
+    survey = old_and_new(("15", "ours", "manual"), ("17", "ours", "auto"), ("16", "full", "manual"))
+    assert judge.upgraded_versions(survey, "17") == ["15"]
+    assert judge.others_on_port(survey, "17", 5432) == "cluster 16/main"
+    # Another's old cluster is where it was, and its port is not ours.
+    other = old_and_new(("15", "full", "manual"))
+    assert judge.others_on_port(other, "17", 5432) == "cluster 15/main"
+    assert judge.upgraded_versions(other, "17") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        ({"program": False}, "cluster 15/main in /var/lib/postgresql/15/main without postgresql-15"),
+        ({"data": "", "program": False}, "cluster 15/main without its data"),
+    ],
+)
+def test_old_data_without_what_reads_them_are_no_reason_for_an_empty_cluster(
+    changes: dict[str, Any], words: str
+) -> None:
+    survey = old_and_new(("15", "ours", "auto"), ("17", "empty", "auto"))
+    survey["postgresql"][0] |= changes
+    assert judge.unusable_cluster(survey, 17) == words
+    assert judge.serving_version(survey, 17) == "15"
+    # The distribution's own is simply installed again.
+    assert judge.unusable_cluster(survey, 15) == ""
+    assert judge.unusable_cluster({}, 17) == ""
+
+
+def test_data_without_a_folder_of_settings_are_told_where_nothing_is_ours() -> None:
+    survey = {**old_and_new(("17", "empty", "auto")), "postgresql_lost": ["/var/lib/postgresql/15/main"]}
+    assert judge.lost_data(survey) == "/var/lib/postgresql/15/main"
+    survey["postgresql"][0]["ours"] = True
+    assert judge.lost_data(survey) == ""
+
+
+def test_what_a_cluster_has_and_how_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROGRAMS", "DATA"):
+        monkeypatch.setattr(look, name, str(tmp_path / name))
+    folder = tmp_path / "15/main"
+    # Ours is in a file of its own, which wins.
+    found = made(tmp_path, monkeypatch, f"# {MARKER}\n")
+    assert (found["port"], found["start"], found["program"], found["data"]) == (5433, "auto", False, "")
+    (folder / "conf.d").mkdir()
+    (folder / "conf.d/managed.conf").write_text("port = '5434'\n")
+    (folder / "start.conf").write_text("# This cluster was upgraded\n\nmanual\n")
+    for path in ("PROGRAMS/15/bin/postgres", "DATA/15/main/PG_VERSION", "DATA/13/main/PG_VERSION"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    (found,) = look.clusters(MARKER, str(tmp_path))
+    assert (found["port"], found["start"], found["program"]) == (5434, "manual", True)
+    assert found["data"] == str(tmp_path / "DATA/15/main")
+    assert look.lost_data(str(tmp_path)) == [str(tmp_path / "DATA/13/main")]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "postgresql.conf").write_text(f"data_directory = '{elsewhere}'\nport = 5433\n")
+    (found,) = look.clusters(MARKER, str(tmp_path))
+    # Without its include, the file of conf.d says nothing; and its folder of data is empty.
+    assert (found["port"], found["data"]) == (5433, "")
+
+
 # --- In the preflight ---
 
 UNTIDY = {
@@ -463,6 +616,36 @@ def test_an_untidy_host_is_refused_by_name(report: str, words: str, hosts: str) 
     lines = [line for line in report.splitlines() if words in line]
     assert len(lines) == 1, report
     assert lines[0].endswith(hosts)
+
+
+def test_our_data_in_a_cluster_from_before_an_upgrade_are_told_and_nothing_is_made_beside_them(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    survey = old_and_new(("9.6", "ours", "auto"))
+    survey["postgresql"][0] |= {"program": False, "conf.d": True, "kept": ""}
+    answer = json.dumps({"changed": False, "listeners": [], "ansible_facts": {"host_survey": survey}})
+    (library / "host_survey.py").write_text(FAKE.format(answer))
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ANSIBLE_LIBRARY", f"{library}:{PROJECT}/plugins/modules")
+    one = {"one": variables()}
+    try:
+        done = run(tmp_path, one, one, database=one)
+    finally:
+        patch.undo()
+    assert done.returncode != 0
+    assert set(re.findall(r"changed=(\d+)", done.stdout)) == {"0"}
+    report = " ".join(done.stdout.rsplit("fatal:", 1)[1].split())
+    assert (
+        "PostgreSQL, of the cluster with the data: found 'cluster 9.6/main in /var/lib/postgresql/9.6/main without "
+        "postgresql-9.6'; expected its program and its data" in report
+    )
+    # Nor is the old cluster taken for another's, whose port is to be left to it.
+    assert "database_port" not in report
+    warned = " ".join(done.stderr.split())
+    assert "PostgreSQL's version: found 'PostgreSQL 9.6'" in warned
+    assert re.search(
+        r"pg_upgradecluster -v [0-9]+ 9\.6 main; systemctl disable postgresql@9\.6-main; then site\.yml", warned
+    )
 
 
 def test_the_port_that_ansible_came_by_stays_open_in_the_plays_after_the_preflight(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from conftest import ansible_module, ansible_plays, load, server_command
@@ -58,6 +59,9 @@ def test_a_release_that_only_root_can_enter_is_installed_again(tmp_path: Path) -
     (release / "venv/lib").mkdir()
     assert not installed(str(release))
     (release / "installed").touch()
+    # Without a Python it would not start.
+    assert not installed(str(release))
+    (release / "venv/bin/python").symlink_to(sys.executable)
     assert installed(str(release))
     (release / "venv/bin").chmod(0o700)
     assert not installed(str(release))

@@ -47,13 +47,88 @@ def cluster_of(survey: Survey, version: Any) -> Mapping[str, Any]:
 
 
 def others_on_port(survey: Survey, version: Any, port: Any) -> str:
-    """Return other clusters that are to listen on a port."""
+    """Return other clusters that are to listen on a port; one that was upgraded keeps it, and does not start."""
     own = (str(version), "main")
+    upgraded = upgraded_versions(survey, version)
     return ", ".join(
         f"cluster {cluster['version']}/{cluster['name']}"
         for cluster in survey.get("postgresql", [])
         if (cluster["version"], cluster["name"]) != own and str(cluster["port"]) == str(port)
+        if cluster["name"] != "main" or cluster["version"] not in upgraded
     )
+
+
+# A host whose distribution was upgraded has the cluster of the version before. Our data are in it until somebody runs
+# pg_upgradecluster, which makes a cluster of the new version, with our pg_hba.conf, and sets the old one to `manual`.
+
+
+def _ours(survey: Survey) -> list[Mapping[str, Any]]:
+    """Return the clusters that role database has served from, the oldest version first."""
+    found = [cluster for cluster in survey.get("postgresql", []) if cluster.get("ours") and cluster["name"] == "main"]
+    return sorted(found, key=lambda cluster: float(cluster["version"]))
+
+
+def serving_version(survey: Survey, packaged: Any) -> str:
+    """Return the version of PostgreSQL to serve from: where our data are, else the distribution's.
+
+    Of several clusters of ours it is the one that starts with the host.
+    """
+    ours = _ours(survey)
+    chosen = [cluster for cluster in ours if cluster["start"] == "auto"] if len(ours) > 1 else ours
+    return str(chosen[-1]["version"] if chosen else packaged)
+
+
+def upgraded_versions(survey: Survey, version: Any) -> list[str]:
+    """Return the versions of clusters of ours that were upgraded to another one and are kept."""
+    return [
+        cluster["version"]
+        for cluster in _ours(survey)
+        if cluster["version"] != str(version) and cluster["start"] != "auto"
+    ]
+
+
+def undecided_clusters(survey: Survey, packaged: Any) -> str:
+    """Return our clusters, where they do not show in which of them the data are; nothing where they do."""
+    ours = _ours(survey)
+    if not ours:
+        # One that was renamed is not served, and its data are ours all the same.
+        renamed = [cluster for cluster in survey.get("postgresql", []) if cluster.get("ours")]
+        return " and ".join(f"{cluster['version']}/{cluster['name']} ({cluster['start']})" for cluster in renamed)
+    started = [cluster for cluster in ours if cluster["start"] == "auto"]
+    if len(started) == 1 or [cluster["version"] for cluster in ours] == [str(packaged)]:
+        return ""
+    return " and ".join(f"{cluster['version']}/main ({cluster['start']})" for cluster in ours)
+
+
+def unusable_cluster(survey: Survey, packaged: Any) -> str:
+    """Return what the cluster lacks that our data are in; the distribution's own version is simply installed."""
+    version = serving_version(survey, packaged)
+    cluster = cluster_of(survey, version)
+    if not cluster or version == str(packaged):
+        return ""
+    if not cluster["data"]:
+        return f"cluster {version}/main without its data"
+    return "" if cluster["program"] else f"cluster {version}/main in {cluster['data']} without postgresql-{version}"
+
+
+def lost_data(survey: Survey) -> str:
+    """Return the folders with data of a cluster that nothing serves any more, on a host where none is ours."""
+    return "" if _ours(survey) else ", ".join(survey.get("postgresql_lost", []))
+
+
+def upgrade_steps(survey: Survey, packaged: Any) -> str:
+    """Return the commands that bring our data to the distribution's version of PostgreSQL."""
+    old, new = serving_version(survey, packaged), str(packaged)
+    there = cluster_of(survey, new)
+    if not there:
+        first = f"apt-get install postgresql-{new}"
+    elif there["ours"] or foreign_cluster(there):
+        # Whose data those are is not known here.
+        first = f"pg_renamecluster {new} main other"
+    else:
+        # pg_upgradecluster makes it itself. A command that drops data is named only where there are none.
+        first = f"pg_dropcluster --stop {new} main"
+    return f"{first}; pg_upgradecluster -v {new} {old} main; systemctl disable postgresql@{old}-main"
 
 
 def foreign_cluster(cluster: Mapping[str, Any]) -> str:
@@ -295,12 +370,18 @@ class FilterModule:
             "foreign_names": foreign_names,
             "foreign_table": foreign_table,
             "foreign_user": foreign_user,
+            "lost_data": lost_data,
             "not_listening": not_listening,
             "others_on_port": others_on_port,
             "outgoing_rules": outgoing_rules,
             "passes_on": passes_on,
             "plaintext_backends": plaintext_backends,
             "plaintext_needed": plaintext_needed,
+            "serving_version": serving_version,
             "shut_off": shut_off,
             "shut_ports": shut_ports,
+            "undecided_clusters": undecided_clusters,
+            "unusable_cluster": unusable_cluster,
+            "upgrade_steps": upgrade_steps,
+            "upgraded_versions": upgraded_versions,
         }

@@ -149,6 +149,9 @@ PACKAGE_HBA = {
         for address in ("127.0.0.1/32", "::1/128")
     ),
 }
+# Where Debian's packages have programs and data, in a folder for each version.
+PROGRAMS = "/usr/lib/postgresql"
+DATA = "/var/lib/postgresql"
 # What stands below it in our pg_hba.conf is not ours.
 KEPT = "# --- From before: these lines are others', and stay as they are ---\n"
 # One question for all that matters of a cluster. In older ones anybody may have functions in the schema public: none
@@ -176,21 +179,35 @@ def setting(conf: str, name: str) -> str:
     return found[-1].strip("'") if found else ""
 
 
+def started(folder: Path) -> str:
+    """Return how a cluster starts, by its start.conf: auto (with the host), manual or disabled."""
+    words = re.findall(r"^\s*([a-z]+)", text_of(folder / "start.conf"), re.MULTILINE)
+    return words[0] if words else "auto"
+
+
 def cluster(folder: Path, marker: str) -> Json:
     """Return what is known of a PostgreSQL cluster from its folder of settings, and from itself where it runs."""
     version, name = folder.parent.name, folder.name
     conf, hba = text_of(folder / "postgresql.conf"), text_of(folder / "pg_hba.conf")
     ours = marker in hba
+    included = bool(re.search(r"^\s*include_dir\s*=?\s*'?conf\.d'?", conf, re.MULTILINE))
+    # The package's file names the folder behind all of its own settings.
+    more = "\n".join(text_of(path) for path in sorted((folder / "conf.d").glob("*.conf"))) if included else ""
+    data = setting(conf, "data_directory") or f"{DATA}/{version}/{name}"
     packaged = {rule.replace(" md5", " scram-sha-256") for rule in rules(hba)} == PACKAGE_HBA
     found: Json = {
         "version": version,
         "name": name,
-        "port": int(setting(conf, "port") or 5432),
+        "port": int(setting(more, "port") or setting(conf, "port") or 5432),
+        "start": started(folder),
+        # Its program and its data: after an upgrade of the distribution one may be there without the other.
+        "program": os.path.exists(f"{PROGRAMS}/{version}/bin/postgres"),
+        "data": data if os.path.exists(f"{data}/PG_VERSION") else "",
         "ours": ours,
         "hba": "ours" if ours else "package" if packaged else "changed",
         # What others had there before, of a file that is ours by now, too.
         "kept": hba.partition(KEPT)[2] if ours else hba,
-        "conf.d": bool(re.search(r"^\s*include_dir\s*=?\s*'?conf\.d'?", conf, re.MULTILINE)),
+        "conf.d": included,
         "known": False,
         "databases": {},
         "roles": {},
@@ -207,6 +224,12 @@ def cluster(folder: Path, marker: str) -> Json:
 def clusters(marker: str, above: str = "/etc/postgresql") -> list[Json]:
     """Return all PostgreSQL clusters of Debian's kind."""
     return [cluster(path.parent, marker) for path in sorted(Path(above).glob("*/*/postgresql.conf"))]
+
+
+def lost_data(above: str = "/etc/postgresql") -> list[str]:
+    """Return the folders with a PostgreSQL cluster's data that no folder of settings belongs to."""
+    found = [path.parent for path in sorted(Path(DATA).glob("*/*/PG_VERSION"))]
+    return [str(path) for path in found if not Path(above, path.parent.name, path.name, "postgresql.conf").exists()]
 
 
 # --- Packet filters ---
@@ -513,6 +536,7 @@ def survey(marker: str) -> Json:
         "resolvers": resolvers(),
         "haproxy": haproxy(marker),
         "postgresql": clusters(marker),
+        "postgresql_lost": lost_data(),
         "filters": filters(marker),
         "forwarding": forwarding(),
     }

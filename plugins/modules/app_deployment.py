@@ -78,7 +78,11 @@ before: {description: Release that ran before; empty for none., type: str, retur
 reasons: {description: "Why each instance is restarted, started or stopped.", type: dict, returned: always}
 trial: {description: "Whether the release, its environment or its unit is new here.", type: bool, returned: always}
 written: {description: Files that differ., type: list, returned: always}
-installed: {description: Whether the release is on the host., type: bool, returned: always}
+installed:
+  description: Whether the release is on the host, with the Python that it was installed for.
+  type: bool
+  returned: always
+broken: {description: "Releases that cannot start, by name, and why.", type: dict, returned: always}
 missing_packages: {description: Packages that are not installed., type: list, returned: always}
 user_exists: {description: Whether the user exists., type: bool, returned: always}
 instances: {description: "State of each instance, by port.", type: dict, returned: always}
@@ -90,6 +94,7 @@ seconds: {description: Seconds that each restart took., type: dict, returned: wh
 import json  # noqa: E402 - Ansible wants the documentation first
 import os  # noqa: E402
 import pwd  # noqa: E402
+import re  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
@@ -226,7 +231,9 @@ def look_at(params: dict[str, Any], port: int, known: dict[str, str]) -> Instanc
 def changed_at(params: dict[str, Any]) -> float:
     """Return when what instances are started from last changed."""
     units = [file["path"] for file in files_of(params) if not file["path"].endswith((".socket", ".target"))]
-    paths = [path for path in [params["current"], *units, *params["reads"]] if os.path.lexists(path)]
+    # A release that was installed again, for another Python, is newer than what runs.
+    mark = [f"{params['release']}/installed"] if params["release"] else []
+    paths = [path for path in [params["current"], *mark, *units, *params["reads"]] if os.path.lexists(path)]
     return max((os.lstat(path).st_mtime for path in paths), default=0.0)
 
 
@@ -271,9 +278,10 @@ def look(module: AnsibleModule) -> Seen:
     ]
     moves = params["release"] not in ("", seen.before)
     news = [path for path in seen.written if not path.endswith((".socket", ".target"))]
-    seen.trial = moves or bool(news)
+    lacks = python_lacks(params["release"])
+    seen.trial = moves or bool(news or lacks)
     release = os.path.basename(params["release"])
-    stale = f"the release is {release} now" if moves else f"{' and '.join(news)} changed" if news else ""
+    stale = f"the release is {release} now" if moves else f"{' and '.join(news)} changed" if news else lacks
     rebind = any(path.endswith(".socket") for path in seen.written)
     changed = changed_at(params)
     for instance in seen.instances:
@@ -463,13 +471,40 @@ class Switch:
         if not self.seen.before or not (self.legacy_stopped or any(running for running, _ in was.values())):
             return "Nothing ran before it, so it is stopped."
         if problems:
-            return f"The previous release {name} was brought back, and is NOT healthy either: {'; '.join(problems)}."
+            lacks = python_lacks(self.seen.before)
+            why = "; ".join([*problems, *([lacks] if lacks else [])])
+            return f"The previous release {name} was brought back, and is NOT healthy either: {why}."
         return f"The previous release {name} serves again."
+
+
+def python_lacks(release: str) -> str:
+    """Return what keeps the Python of an installed release from starting it; nothing where it can, or is not installed.
+
+    A virtual environment leads to the host's Python. An upgrade of the distribution removes that one or puts another
+    one in its place, which does not look into the folder of packages of the one before.
+    """
+    if not os.path.exists(f"{release}/installed"):
+        return ""
+    program = os.path.realpath(f"{release}/venv/bin/python")
+    if not os.access(program, os.X_OK):
+        return f"its Python {program} is gone"
+    made_for = sorted(path.parent.name for path in Path(release).glob("venv/lib/python3.*/site-packages"))
+    name = os.path.basename(program)
+    # Of a program with another kind of name nothing is known.
+    if re.fullmatch(r"python3\.[0-9]+", name) and made_for and name not in made_for:
+        return f"it was installed for {made_for[-1]}, and {name} is in its place"
+    return ""
+
+
+def broken(releases: Path) -> dict[str, str]:
+    """Return the installed releases of a folder that cannot start, and why."""
+    found = {mark.parent.name: python_lacks(str(mark.parent)) for mark in sorted(releases.glob("*/installed"))}
+    return {name: lacks for name, lacks in found.items() if lacks}
 
 
 def installed(release: str) -> bool:
     """Tell whether a release is there to the end, for any user to run: an earlier version took over a strict umask."""
-    if not os.path.exists(f"{release}/installed"):
+    if not os.path.exists(f"{release}/installed") or python_lacks(release):
         return False
     folders = [release, f"{release}/venv", f"{release}/venv/bin", f"{release}/venv/lib"]
     return all(os.path.isdir(folder) and os.stat(folder).st_mode & 0o005 == 0o005 for folder in folders)
@@ -517,6 +552,7 @@ def shown(module: AnsibleModule, seen: Seen) -> dict[str, Any]:
         "trial": seen.trial,
         "written": seen.written,
         "installed": installed(params["release"]),
+        "broken": broken(Path(params["release"] or seen.before or "/nonexistent/release").parent),
         "missing_packages": missing(params["packages"]),
         "user_exists": exists(params["user"]) if params["user"] else True,
         "instances": {str(instance.port): instance.describe() for instance in seen.instances},

@@ -43,6 +43,16 @@ echo "lines=$(ask "SELECT string_agg(array_to_string(user_name, ',') || ' ' || a
     coalesce(' ' || array_to_string(options, ' '), ''), ', ' ORDER BY line_number)
   FROM pg_hba_file_rules WHERE type = 'local' AND ('$database' = ANY (database) OR 'all' = ANY (database))")"
 echo "client=$(come "$user" "$database"); $(come postgres "$database"); $(come postgres postgres)"
+# A database whose indexes were sorted by another C library's rules; C and C.UTF-8 have none that change.
+echo "sorted=$(ask "SELECT datcollversion || ', and ' || pg_database_collation_actual_version(oid) || ' is here'
+  FROM pg_database WHERE datname = '$database' AND datcollversion <> pg_database_collation_actual_version(oid)")"
+# Clusters of this role that were upgraded: at the next boot one that is enabled would take the port.
+boots=
+for link in /etc/systemd/system/multi-user.target.wants/postgresql@*-main.service; do
+  other=${link##*@} other=${other%-main.service}
+  [ "$other" = "$version" ] || [ ! -e "/etc/postgresql/$other/main/conf.d/managed.conf" ] || boots="$boots $other/main"
+done
+echo "boots=${boots# }"
 echo "stored=$(ask "SELECT split_part(rolpassword, '\$', 1) FROM pg_authid WHERE rolname = '$user'")"
 echo "tls=$(ask "SHOW ssl_min_protocol_version")"
 echo "listening=$(ss -Hltn "sport = :$port" | awk '{print $4}' | tr '\n' ' ')"

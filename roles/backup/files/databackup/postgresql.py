@@ -48,6 +48,9 @@ MAINTENANCE = "postgres"
 
 # Who runs the clients that read and write the database's content.
 CLIENT_USER = "databackup-postgresql"
+# Where Debian has the programs of each version. The one that is found by its name alone is the newest, and what a newer
+# pg_restore sets first of all is an error to an older server.
+PROGRAMS = "/usr/lib/postgresql"
 # Bytes of a client's messages: whoever has functions in a database can have them say something without an end.
 MESSAGES = 16 << 20
 
@@ -173,6 +176,13 @@ class Server:
         self.port = int(options.get("port", 5432))
         self.user = str(options.get("system_user", "postgres"))
         self.client_user = str(options.get("client_user", CLIENT_USER))
+        # Its major version, from the first session on.
+        self.major = 0
+
+    def program(self, name: str) -> str:
+        """Return a client program of the server's own version, where the host has several."""
+        own = f"{PROGRAMS}/{self.major}/bin/{name}"
+        return own if self.major and os.path.exists(own) else name
 
     @property
     def where(self) -> str:
@@ -206,7 +216,7 @@ class Server:
             where += ["--username", role]
         try:
             return subprocess.Popen(
-                [words[0], *(where if "--dbname" in words else []), *words[1:]],
+                [self.program(words[0]), *(where if "--dbname" in words else []), *words[1:]],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
@@ -296,7 +306,8 @@ class Session:
             stderr=self.err,
         )
         try:
-            self.ask(SETTINGS)
+            (number,) = self.ask(f"{SETTINGS}; SHOW server_version_num")
+            server.major = int(number) // 10000
         except BaseException:
             self.close()
             raise
