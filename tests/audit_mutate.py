@@ -127,6 +127,12 @@ MUTATIONS = [
         "rm -f /var/cache/apt/*.bin",
         "cp -a /root/audit-2/. /etc/apt/; rm -r /root/audit-2 /var/cache/apt/*.bin",
     ),
+    Mutation(
+        2,
+        "apt may take Redis 8",
+        "mv /etc/apt/preferences.d/managed-redis.pref /root/audit-2",
+        "mv /root/audit-2 /etc/apt/preferences.d/managed-redis.pref",
+    ),
     live(3, "a plaintext port", "port 6399", "port 0", along={4}),
     live(4, "one more address", f'bind "127.0.0.1 {ADDRESS} 127.0.0.2"', f'bind "127.0.0.1 {ADDRESS}"'),
     Mutation(

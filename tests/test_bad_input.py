@@ -98,7 +98,8 @@ REDIS: list[tuple[str, Any, str]] = [
     ("redis_settings", {"rename-command": "FLUSHALL x"}, "a renamed one breaks replication"),
     ("redis_settings", {"replicaof": "a 1"}, "found 'replicaof'; expected Redis itself writes it"),
     ("redis_settings", {"hz": "10\nport 6379"}, "found 'hz'; expected a text in one line"),
-    ("redis_install", "snap", "found 'snap'; expected package or source"),
+    ("redis_install", "snap", "found 'snap'; expected package, repository or source"),
+    ("redis_security_max_age", "a week", "found 'a week'; expected days"),
     ("redis_version_accepted", "7.0 or so", "expected a version"),
     ("redis_upgrade", "maybe", "found 'maybe'; expected true or false"),
     ("redis_kernel", "some", "found 'some'; expected true or false"),
@@ -242,7 +243,7 @@ BALANCER: list[tuple[str, Any, str]] = [
 ]
 # What this very machine is, and what is on it, does not matter here.
 OWN = re.compile(
-    r"^((distribution( of a database host)?|version of Python): "
+    r"^((distribution( of a database host)?|Redis of another distribution|version of Python): "
     r"|(version of|security fixes in) the package redis-server: "
     # Other tests have servers here, and labs have ports.
     r"|a Redis that this bundle did not set up: "
@@ -433,6 +434,22 @@ FAULTS: Faults = {
         "memory of PostgreSQL": ({DATABASE_MEMORY[0]: DATABASE_MEMORY[1]}, ["memory settings"]),
         "port of HAProxy": ({BALANCER_PORT[0]: BALANCER_PORT[1]}, ["load_balancer_http_port"]),
     },
+    # The others build from source.
+    "five": {
+        "repository": (
+            {
+                "redis_install": "repository",
+                "redis_repository": {
+                    "url": "https://me:sesame@example.com/deb",
+                    "suite": "bookworm",
+                    "components": ["main"],
+                    "key": "/nonexistent.asc",
+                    "version": "8.0.2",
+                },
+            },
+            ["redis_repository.url", "redis_repository.version", "redis_repository.key"],
+        ),
+    },
     # Of the role backup_vault.
     "vault": {
         "hosts of the vault": ({"backup_vault_hosts": [{"name": "../x", "key": ""}]}, ["backup_vault_hosts"]),
@@ -446,10 +463,10 @@ FAULTS: Faults = {
 def report(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     """One run over hosts of which each has its own faults, or none."""
     wrong = {host: with_all(cases) for host, cases in PACKED.items()}
-    one, two, three, four, vault = ({host: faulty(FAULTS, host)} for host in FAULTS)
+    one, two, three, four, five, vault = ({host: faulty(FAULTS, host)} for host in FAULTS)
     return run(
         tmp_path_factory.mktemp("report"),
-        {**wrong, **one, **two, **three, "good": variables()},
+        {**wrong, **one, **two, **three, **five, "good": variables()},
         wrong,
         database={**wrong, **four},
         load_balancer={**wrong, **four},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -224,13 +225,19 @@ def test_a_package_that_its_source_has_lost_is_named(plays: Plays, roots: dict[s
 
 def test_the_preflight_of_redis_names_a_source_that_failed(roots: dict[str, Root]) -> None:
     done = subprocess.run(
-        ["sh", PROJECT / "roles/redis/files/look.sh", "none.service", "/nonexistent", "/nonexistent", "nobody"],
+        [
+            *("sh", PROJECT / "roles/redis/files/look.sh", "none.service", "/nonexistent", "/nonexistent", "nobody"),
+            (PROJECT / "plugins/module_utils/apt_state.py").read_text(),
+            json.dumps({"offers": {"kind": "package", "days": 7, "bad": []}}),
+        ],
         env={**os.environ, "APT_CONFIG": str(roots["needed"].config)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert re.search(r"^failed_sources=http://127\.0\.0\.1:\S+: .*refused", done.stdout, re.MULTILINE), done.stdout
+    (told,) = re.findall("^apt=(.*)$", done.stdout, re.MULTILINE)
+    (failed,) = json.loads(told)["failed"]
+    assert re.search(r"^http://127\.0\.0\.1:\S+: .*refused", failed), failed
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,143 @@ def judge_names(seen: dict[str, str]) -> dict[str, Any]:
     }
 
 
+# What apt has told of a host, in the words of apt_state.py, and what becomes of it: by preflight and verify.yml.
+V10, HELD = "5:7.0.15-1~deb12u10", "6:7.2.11-1"
+FIXED: dict[str, Any] = {
+    "installed": V10,
+    "offered": V10,
+    "target": V10,
+    "lacks": {V10: []},
+    "archive": [],
+    "failed": [],
+    "newer": "",
+}
+FIXED |= {"problems": [], "differ": [], "left": [], "files": {}, "fetched": False}
+BEHIND: dict[str, Any] = {"lacks": {V10: ["the security archive has 5:7.0.15-1~deb12u11"], "5:7.0.15-1~deb12u11": []}}
+BEHIND |= {"offered": "5:7.0.15-1~deb12u11"}
+ALIEN = {"lacks": {V10: ["it is not the distribution's, which has X and publishes fixes for no other"]}}
+STALE = {"archive": ["the index of http://deb.example.com bookworm-security is 9 days old"]}
+UPGRADED: dict[str, Any] = {
+    "offered": "5:8.0.2-3+deb13u1",
+    "theirs": "5:8.0.2-3+deb13u1",
+    "lacks": {V10: ["the distribution has no Redis 7"]},
+}
+ELSEWHERE: dict[str, Any] = {
+    "installed": HELD,
+    "target": HELD,
+    "lacks": {HELD: []},
+    "offered": "6:7.2.12-1",
+    "newer": "6:7.2.12-1",
+}
+PACKAGES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "fixed": ({}, {}, []),
+    "newer in the security archive": (
+        BEHIND,
+        {},
+        [
+            "security fixes in the package redis-server: found",
+            f"'{V10}, as the security archive has 5:7.0.15-1~deb12u11'",
+            "no older than 7 days: redis_upgrade: true takes 5:7.0.15-1~deb12u11; redis_version_accepted:",
+        ],
+    ),
+    "accepted by name": (BEHIND, {"redis_version_accepted": V10}, []),
+    "another one accepted": (BEHIND, {"redis_version_accepted": HELD}, ["security fixes in the package redis-server"]),
+    "stale": (
+        STALE,
+        {},
+        [
+            f"found '{V10}, as the index of http://deb.example.com bookworm-security is 9 days old'",
+            "add the security archive to the sources of apt, or repair it;",
+        ],
+    ),
+    "of somebody else": (ALIEN, {}, ["redis_install: repository with the repository that it is from, or source;"]),
+    "Debian 13 that was 12": (
+        UPGRADED,
+        {"distribution": "debian 13"},
+        [
+            "distribution: found 'debian 13'; expected one of debian 12, ubuntu 24;",
+            "or redis_install: repository or source",
+            "Redis of another distribution: found",
+            f"'{V10}, where the distribution has 5:8.0.2-3+deb13u1'; expected a decision",
+        ],
+    ),
+    "Debian 13 that has taken Redis 8": (
+        UPGRADED | {"installed": "5:8.0.2-3+deb13u1", "target": "5:8.0.2-3+deb13u1"},
+        {"distribution": "debian 13"},
+        ["'5:8.0.2-3+deb13u1, where the distribution has 5:8.0.2-3+deb13u1'; expected a decision"],
+    ),
+    "a bare Debian 13": (
+        UPGRADED | {"installed": "", "target": "5:8.0.2-3+deb13u1"},
+        {"distribution": "debian 13"},
+        ["distribution: found 'debian 13'"],
+    ),
+    "Redis 8 of somebody else": (
+        {"target": "9:8.0.2-1", "offered": "9:8.0.2-1", "installed": ""},
+        {},
+        ["version of the package redis-server: found '9:8.0.2-1'; expected 7.x"],
+    ),
+    "held, and a newer one": (ELSEWHERE, {"redis_install": "repository"}, []),
+    "held, and known to be bad": (
+        ELSEWHERE | {"lacks": {HELD: ["it lacks the security fixes of 7.2.12"]}},
+        {"redis_install": "repository"},
+        [
+            "security fixes in the package of redis_repository: found",
+            f"'{HELD}, as it lacks the security fixes of 7.2.12'",
+            "expected a newer redis_repository.version, such as 6:7.2.12-1; redis_version_accepted:",
+        ],
+    ),
+}
+CONTROLS: dict[str, tuple[dict[str, Any], dict[str, Any], list[int]]] = {
+    "fixed": ({}, {}, []),
+    "newer in the security archive": (BEHIND, {}, [1]),
+    "accepted by name": (BEHIND, {"redis_version_accepted": V10}, []),
+    "stale": (STALE, {}, [2]),
+    "without its pins": ({"differ": ["/etc/apt/preferences.d/managed-redis.pref"]}, {}, [2]),
+    "held": (ELSEWHERE | {"newer": ""}, {"redis_install": "repository"}, []),
+    "held, and a newer one": (ELSEWHERE, {"redis_install": "repository"}, [1]),
+    "held by name": (ELSEWHERE, {"redis_install": "repository", "redis_version_accepted": HELD}, []),
+    "a repository that has gone": (
+        ELSEWHERE | {"newer": "", "problems": [{"name": "x", "problem": "http://x: gone", "expected": "y"}]},
+        {"redis_install": "repository"},
+        [2],
+    ),
+    "from source": ({"installed": ""}, {"redis_install": "source", "redis_version_accepted": "7.0.15"}, []),
+    "from source, not accepted": ({"installed": ""}, {"redis_install": "source"}, [1]),
+}
+ROLE_VARS = PROJECT / "roles/redis/vars/main"
+
+
+def judge_package(apt: dict[str, Any], inputs: dict[str, Any], checks: str) -> dict[str, Any]:
+    """Return a play in which the role judges what apt has told of a host."""
+    seen = {**FIXED, **apt}
+    return {
+        "connection": "local",
+        "vars_files": [str(ROLE_VARS / f"{name}.yml") for name in ("checks", "inputs")],
+        "vars": {
+            "redis_install": "package",
+            "redis_version_accepted": "",
+            "redis_security_max_age": 7,
+            "redis_repository": {"version": HELD},
+            "redis_source_version": "7.0.15",
+            "__redis_distributions": ["debian 12", "ubuntu 24"],
+            "__redis_looked": {"rc": 0},
+            "__redis_seen": {"distribution": inputs.get("distribution", "debian 12")},
+            "__redis_apt": seen,
+            "__redis_version": seen["target"],
+            "__redis_lacks": seen["lacks"].get(seen["target"], []) + seen["archive"],
+            **inputs,
+        },
+        "tasks": [{"checks": {"subject": "redis", "checks": checks}}],
+    }
+
+
+BEFORE = (
+    "{{ __redis_host_checks | selectattr('name', 'match', '(distribution|Redis of another|version of the package"
+    "|security fixes in the package|redis_repository)') | list }}"
+)
+LIVE = "{{ __redis_answer_checks | selectattr('control', 'defined') | selectattr('control', 'in', [1, 2]) | list }}"
+
+
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bool, str]]:
     """Whether each was found well, and the output."""
@@ -93,6 +230,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bool, st
     for i, (state, _) in enumerate(CUT):
         plays[f"cut {i}"] = judge("append-only file at the last start", state)
     plays |= {f"names {i}": judge_names(seen) for i, (seen, _) in enumerate(NAMES)}
+    plays |= {f"before: {name}": judge_package(apt, more, BEFORE) for name, (apt, more, _) in PACKAGES.items()}
+    plays |= {f"live: {name}": judge_package(apt, more, LIVE) for name, (apt, more, _) in CONTROLS.items()}
     return ansible_plays(tmp_path_factory.mktemp("judged"), plays)
 
 
@@ -123,3 +262,30 @@ def test_an_instance_takes_no_user_and_no_folder_of_somebody_else(
     well, output = judged[f"names {number}"]
     assert well is (NAMES[number][1] == ""), output
     assert NAMES[number][1] in " ".join(output.split())
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_is_refused_for_what_its_archive_says(judged: dict[str, tuple[bool, str]], name: str) -> None:
+    well, output = judged[f"before: {name}"]
+    words = PACKAGES[name][2]
+    flat = " ".join(output.split())
+    assert well is (words == []), output
+    assert [word for word in words if word not in flat] == [], output
+
+
+def test_a_held_version_with_a_newer_one_of_its_line_is_a_warning(judged: dict[str, tuple[bool, str]]) -> None:
+    well, output = judged["before: held, and a newer one"]
+    assert well, output
+    flat = " ".join(output.split())
+    assert f"redis_repository.version: found '{HELD}, which is held, and 6:7.2.12-1 in the repository'" in flat
+    assert "name it in redis_repository.version" in flat
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_controls_1_and_2_are_about_the_archive_that_the_package_is_from(
+    judged: dict[str, tuple[bool, str]], name: str
+) -> None:
+    well, output = judged[f"live: {name}"]
+    numbers = CONTROLS[name][2]
+    assert well is (numbers == []), output
+    assert [number for number in (1, 2) if f"(control {number})" in output] == numbers, output

@@ -1,7 +1,7 @@
 """Install packages by ansible.builtin.apt, which is not run before it can do its work.
 
     packages:
-      name: [redis-server, redis-tools]
+      name: [redis-server, redis-tools]   # or name=version, for one that must have that version
       state: latest            # present, if nothing is said
       install_recommends: false
       policy_rc_d: 101         # no service of theirs is started
@@ -142,9 +142,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             places = "; ".join(map(name_failure, seen["failed"]))
             if not seen["failed"] or attempt == ATTEMPTS:
                 why = f"these sources of apt failed: {places}" if places else "all sources of apt answered"
+                version = " in that version" if any("=" in name for name in seen["unknown"]) else ""
                 raise AnsibleActionFail(
-                    f"{', '.join(seen['unknown'])}: found no such package, and {why}; expected a source that has it "
-                    "(/etc/apt/sources.list, /etc/apt/sources.list.d)"
+                    f"{', '.join(seen['unknown'])}: found no such package{version}, and {why}; expected a source that "
+                    "has it (/etc/apt/sources.list, /etc/apt/sources.list.d)"
                 )
             self._say(f"no source has {', '.join(seen['unknown'])}, and not all answer; trying again ({places})")
             attempt += 1

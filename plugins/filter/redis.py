@@ -15,7 +15,16 @@ SPEC = Path(__file__).resolve().parents[2] / "roles/redis/meta/argument_specs.ym
 # Inputs that all instances of a host share.
 HOST_WIDE = {
     *("redis_topology", "redis_install", "redis_source_version", "redis_source_archive", "redis_source_checksum"),
-    *("redis_version_accepted", "redis_upgrade", "redis_kernel", "redis_somaxconn", "redis_no_log", "redis_leave"),
+    *(
+        "redis_repository",
+        "redis_security_max_age",
+        "redis_version_accepted",
+        "redis_upgrade",
+        "redis_kernel",
+        "redis_somaxconn",
+        "redis_no_log",
+        "redis_leave",
+    ),
 }
 
 

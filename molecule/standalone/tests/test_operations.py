@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,10 @@ def foreign_distribution(redis1: Host) -> Iterator[None]:
         redis1.check_output("umount /usr/lib/os-release /etc/debian_version")
 
 
-@pytest.fixture
-def redis_eight(outsider: Host) -> Iterator[None]:
-    """Let apt on the outsider offer a Redis 8."""
-    outsider.check_output(
+@contextmanager
+def offering_redis_eight(host: Host) -> Iterator[None]:
+    """Let apt on a host offer a Redis 8."""
+    host.check_output(
         "mkdir -p /srv/repository && cd /srv/repository && printf 'Package: redis-server\\nVersion: 9:8.0.2-1\\n"
         "Architecture: all\\nMaintainer: nobody\\nFilename: ./none.deb\\nSize: 1\\nDescription: none\\n' > Packages"
         " && echo 'deb [trusted=yes] file:/srv/repository ./' > /etc/apt/sources.list.d/eight.list"
@@ -49,7 +50,14 @@ def redis_eight(outsider: Host) -> Iterator[None]:
     try:
         yield
     finally:
-        outsider.check_output("rm -rf /etc/apt/sources.list.d/eight.list /srv/repository /var/lib/apt/lists/_srv_*")
+        host.check_output("rm -rf /etc/apt/sources.list.d/eight.list /srv/repository /var/lib/apt/lists/_srv_*")
+
+
+@pytest.fixture
+def redis_eight(outsider: Host) -> Iterator[None]:
+    """Let apt on the outsider offer a Redis 8."""
+    with offering_redis_eight(outsider):
+        yield
 
 
 def test_check_mode_on_a_bare_host_tells_what_would_change_and_changes_nothing(bare_host: Path, outsider: Host) -> None:
@@ -118,6 +126,15 @@ def test_what_is_wrong_with_the_hosts_is_named_at_once_and_nothing_changes(bare_
     assert "app1" in result.stdout.split("UNREACHABLE")[0].splitlines()[-1] + result.stdout.split("UNREACHABLE")[1]
     assert "connection: found" in report
     assert set(changed(result.stdout).values()) == {0}
+
+
+def test_no_upgrade_of_the_host_takes_redis_8(redis1: Host) -> None:
+    with offering_redis_eight(redis1):
+        assert "9:8.0.2-1" in redis1.check_output("apt-cache policy redis-server")
+        assert "redis-server" not in redis1.check_output("apt-get --simulate --yes dist-upgrade")
+        # It is the pin that keeps it away.
+        without = "-o Dir::Etc::PreferencesParts=/nonexistent"
+        assert "redis-server" in redis1.check_output(f"apt-get --simulate --yes {without} dist-upgrade")
 
 
 RULES = "cat /etc/nftables-quantdesk.conf; nft --stateless list table inet quantdesk"

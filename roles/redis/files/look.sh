@@ -1,8 +1,7 @@
 # Print what the preflight of redis must know of a host, as name=value lines. Changes nothing. Comes behind servers.sh.
-#   look.sh UNIT CONFIGURATION DATA-FOLDER USER "DISTRIBUTION=FIRST-VERSION-WITH-FIXES"…
-# Where apt has no lists yet, they are fetched into a folder that goes again.
-unit=$1 conf=$2 data=$3 user=$4
-shift 4
+#   look.sh UNIT CONFIGURATION DATA-FOLDER USER PROGRAM QUESTION
+# The program is module_utils/apt_state.py, and the question what it is asked of apt.
+unit=$1 conf=$2 data=$3 user=$4 program=$5 question=$6
 # Whatever language the host speaks, its answers are compared.
 export LC_ALL=C
 instance=${unit#redis-server}
@@ -14,8 +13,6 @@ theirs=/etc/redis/redis${instance:+-$instance}.conf
 say() { printf '%s\n' "$1"; }
 . /etc/os-release
 distribution="$ID ${VERSION_ID%%.*}"
-minimum=
-for known in "$@"; do [ "${known%%=*}" != "$distribution" ] || minimum=${known#*=}; done
 echo "distribution=$distribution"
 own=$(grep -ls 'What is in this file counts from the next start on' /etc/systemd/system/redis-server*.service)
 is_own() { case " $(echo $own) " in *" /etc/systemd/system/$1 "*) ;; *) false ;; esac; }
@@ -81,35 +78,8 @@ if [ "$unit" = redis-server.service ] || is_own redis-server.service || [ -z "$e
 else echo "package_unit=$enabled $active"; fi
 echo "container=$(systemd-detect-virt --container)"
 
-version_of() { apt-cache "$@" policy redis-server 2>/dev/null | sed -n 's/^ *Candidate: //p' | grep -v '(none)'; }
-
-installed=$(dpkg-query --show --showformat='${db:Status-Abbrev}${Version}' redis-server 2>/dev/null)
-case $installed in ii*) installed=${installed#ii } ;; *) installed= ;; esac
-set --
-# Empty until apt needs options.
-offered=$(version_of)
-if [ -z "$offered" ]; then
-  lists=$(mktemp -d)
-  trap 'rm -rf "$lists"' EXIT
-  chmod 755 "$lists"
-  set -- -o "Dir::State::Lists=$lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
-  # Which sources failed and why, as what they have may be missing below. None of them may hold the preflight up for long.
-  failed=$(apt-get "$@" -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 -o Acquire::Retries=1 \
-    -qq update 2>&1 | sed -nE '/^E: Some index files/d; s/^[EW]: Failed to fetch ([^ ]+) +/\1: /p; t; s/^E: //p' \
-    | sort -u | head -n 5 | paste -sd ';' | sed 's/;/; /g')
-  [ -z "$failed" ] || say "failed_sources=$failed"
-  offered=$(version_of "$@")
-fi
-echo "installed=$installed"
-echo "offered=$offered"
-for version in "$installed" "$offered"; do
-  if [ -z "$version" ]; then echo none
-  elif [ -z "$minimum" ] && [ "$version" = "$offered" ]; then echo yes
-  elif [ -n "$minimum" ] && dpkg --compare-versions "$version" ge "$minimum"; then echo yes
-  else echo no; fi
-done | { read -r a; read -r b; echo "installed_fixed=$a"; echo "offered_fixed=$b"; }
-apt-cache "$@" policy 2>/dev/null | grep -qE 'n=[a-z]+-security|a=[a-z]+-security' &&
-  echo security_source=yes || echo security_source=no
+# One line of JSON.
+say "apt=$(python3 -c "$program" "$question" "$distribution")"
 echo "groups=$(id --name --groups "$user" 2>/dev/null)"
 # An instance with a name, as it was before each had a user of its own: its unit, which root alone writes, tells. What is
 # left of it beside the others is known by a file that nobody else makes.
