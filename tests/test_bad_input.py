@@ -258,10 +258,10 @@ def run(
     inventory = folder / "hosts.json"
     groups = {name: {"hosts": hosts} for name, hosts in {"redis": redis, "app": app, **more}.items()}
     inventory.write_text(json.dumps({"all": {"children": groups}}))
-    base = ["inventory/base/groups.yml", "inventory/base/composition.yml", "tests/inventory/minimal.yml", inventory]
-    words = [*(word for source in base for word in ("-i", source)), *arguments, "playbooks/preflight.yml"]
+    base = ("inventory/base/groups.yml", "inventory/base/composition.yml", "tests/inventory/minimal.yml")
+    sources = [word for source in (*base, str(inventory)) for word in ("-i", source)]
     return subprocess.run(
-        [Path(sys.executable).parent / "ansible-playbook", *words],
+        [Path(sys.executable).parent / "ansible-playbook", *sources, *arguments, "playbooks/preflight.yml"],
         cwd=PROJECT,
         env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORKS": "4"},
         capture_output=True,
