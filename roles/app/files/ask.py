@@ -66,9 +66,8 @@ def written(path: str) -> dict[str, str]:
 
 def running(unit: str) -> dict[str, str]:
     """Return the variables that a unit's process was started with; none where it does not run."""
-    shown = subprocess.run(
-        ["systemctl", "show", unit, "--property", "MainPID", "--value"], capture_output=True, text=True, check=True
-    )
+    command = ["systemctl", "show", unit, "--property", "MainPID", "--value"]
+    shown = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "LC_ALL": "C"})
     try:
         text = Path(f"/proc/{int(shown.stdout)}/environ").read_bytes().decode(errors="replace")
     except OSError:
