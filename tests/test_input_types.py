@@ -44,7 +44,7 @@ class Loader(yaml.SafeLoader):
     """Reads the tags of Ansible as well."""
 
 
-Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
+Loader.add_constructor("!unsafe", lambda loader, node: str(node.value))
 
 
 def expressions(value: Any, key: str = "") -> Iterator[str]:

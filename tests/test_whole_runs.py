@@ -87,7 +87,7 @@ def test_no_playbook_and_no_role_has_tags() -> None:
 
 def run(folder: Path, *options: str, playbook: str = "site.yml", **environment: str) -> tuple[int, str]:
     """Run a playbook on hosts that nobody reaches, from another folder than the checkout."""
-    hosts = {"redis": {"hosts": {"one": {}}}, "app": {"hosts": {"two": {}}}}
+    hosts: dict[str, Any] = {"redis": {"hosts": {"one": {}}}, "app": {"hosts": {"two": {}}}}
     inventory = folder / "hosts.yml"
     inventory.write_text(yaml.safe_dump(hosts))
     done = subprocess.run(

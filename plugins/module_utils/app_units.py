@@ -33,7 +33,8 @@ class Unwell(Exception):
 def systemctl(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
     """Run systemctl and return what came of it; raises Unwell when it takes too long."""
     try:
-        return programs.run(["systemctl", *words], timeout=timeout)
+        done: subprocess.CompletedProcess[str] = programs.run(["systemctl", *words], timeout=timeout)
+        return done
     except subprocess.TimeoutExpired as error:
         raise Unwell(f"systemctl {' '.join(words)} took more than {timeout:.0f} s") from error
 

@@ -45,7 +45,8 @@ class Listing:
 
 def run(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program with a text as its input."""
-    return programs.run(words, input=text, timeout=PATIENCE)
+    done: subprocess.CompletedProcess[str] = programs.run(words, input=text, timeout=PATIENCE)
+    return done
 
 
 def load(rules: str, *options: str) -> None:

@@ -501,8 +501,8 @@ def wanted_owner(file: dict[str, Any]) -> str:
 
 def owner_of(path: str) -> str:
     """Return mode, owner and group of a file in words; empty when there is none."""
-    shown = programs.run(["stat", "--format", "%a %U:%G", path])
-    return shown.stdout.strip()
+    shown: str = programs.run(["stat", "--format", "%a %U:%G", path]).stdout
+    return shown.strip()
 
 
 def shown(module: AnsibleModule, seen: Seen) -> dict[str, Any]:

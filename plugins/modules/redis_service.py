@@ -187,7 +187,8 @@ def parse_state(text: str, own_file: str) -> State:
 
 def systemctl(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
     """Run systemctl and return what came of it."""
-    return programs.run(["systemctl", *words], timeout=timeout)
+    done: subprocess.CompletedProcess[str] = programs.run(["systemctl", *words], timeout=timeout)
+    return done
 
 
 def log_of(params: dict[str, Any], last: int = LOG) -> str:
@@ -198,7 +199,7 @@ def log_of(params: dict[str, Any], last: int = LOG) -> str:
 def evidence(params: dict[str, Any]) -> str:
     """Return the last lines of the unit's state, its journal and its log."""
     command = ["systemctl", "status", "--no-pager", "--lines", "15", params["unit"]]
-    text = programs.run(command).stdout
+    text: str = programs.run(command).stdout
     if params["log_file"]:
         try:
             text += "\n" + "\n".join(log_of(params).splitlines()[-15:])
