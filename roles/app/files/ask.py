@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -83,7 +84,11 @@ def main(given: dict[str, Any]) -> None:
     for port in given["ports"]:
         unit = f"{given['name']}@{port}"
         where += switched_on(unit, running(unit))
-        for kind, body in (("a name", {"user": "control"}), ("nothing", {}), ("no signature", {"assertion": "e30.e30."})):
+        for kind, body in (
+            ("a name", {"user": "control"}),
+            ("nothing", {}),
+            ("no signature", {"assertion": "e30.e30."}),
+        ):
             if given["login"]:
                 sent = {"Content-Type": "application/json"}
                 status = ask(given["address"], port, "POST", given["login"], json.dumps(body), sent)
