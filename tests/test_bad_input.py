@@ -54,14 +54,14 @@ REDIS: list[tuple[str, Any, str]] = [
     ("redis_save", ["3600"], "found ['3600']; expected a list"),
     ("redis_save", ["3600 1\nbind *"], "expected a list"),
     ("redis_appendonly", "maybe", "found 'maybe'; expected true or false"),
-    ("redis_appendfsync", "sometimes", "found 'sometimes'; expected everysec, always or no"),
+    ("redis_appendfsync", "sometimes", "found 'sometimes'; expected everysec, always or 'no', in quotes"),
     ("redis_maxclients", 0, "found 0; expected a whole number"),
     ("redis_tcp_keepalive", "long", "found 'long'; expected seconds"),
     ("redis_admin_password", GONE, "found nothing ('redis_admin_password' is undefined)"),
     ("redis_admin_password", "short", "found a hidden value of 5 characters"),
     ("redis_app_password", "short", "found a hidden value of 5 characters; expected an empty text for no such user"),
     ("redis_exporter_password", f"{SECRET}\n+@all", "found a hidden value"),
-    ("redis_backup_password", 17, "found a hidden value of 2 characters"),
+    ("redis_backup_password", 17, "found a hidden number of 2 characters instead of a text in quotes"),
     ("redis_replica_password", f"{SECRET} on", "found a hidden value"),
     ("redis_sentinel_password", "x", "found a hidden value of 1 characters"),
     ("redis_password_min_length", 4, "found 4; expected a whole number from 8 up"),
@@ -348,6 +348,9 @@ HIDES = {
     # Short passwords are long enough for a short minimum.
     "redis_password_min_length": ["redis_password", "redis_admin_password", "redis_app_password"],
     "certificates_source": ["certificates_ca_dir", "certificates_ca_passphrase"],
+    "certificates_days": ["certificates_renew_days"],
+    "private_address": ["certificates_addresses"],
+    "app_name": ["app_package", "app_root"],
 }
 
 
@@ -402,10 +405,10 @@ BACKUP: list[Case] = [
     ("backup_spread", -1, "seconds, from 0 up"),
     ("backup_max_age", 5, "seconds, 60 or more"),
     ("backup_retention", {"daily": 0, "never": 1}, "never: not one of last, hourly"),
-    ("backup_check_subset", "all", "a share such as 5%"),
     ("backup_maintenance", "x", "found 'x'; expected true or false"),
     ("backup_prune", "x", "found 'x'; expected true or false"),
     ("backup_no_log", "x", "found 'x'; expected true or false"),
+    ("backup_check_subset", "all", "a share such as 5%"),
     ("backup_ssh_host_keys", "ssh-ed25519 AAAA", "expected a list of public keys"),
     ("backup_ssh_port", 0, "a port from 1 to 65535"),
     ("backup_metrics_path", "metrics", "the path of a folder"),
