@@ -15,6 +15,8 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
+from databackup.catalog import Backup, choose
+from databackup.errors import Failed
 from jinja2 import nodes
 from test_argument_specs import ROLES, options
 from test_bad_input import names, run, variables
@@ -239,6 +241,13 @@ def test_an_outage_began_in_the_past() -> None:
     assert inputs.is_past("1769868320.1")
     assert not inputs.is_past((datetime.now(UTC) + timedelta(hours=1)).isoformat())
     assert not inputs.is_past("9769868320")
+
+
+def test_a_backup_is_chosen_by_a_date_with_its_time_alone() -> None:
+    there = [Backup("a" * 64, datetime(2026, 1, 31, 12, tzinfo=UTC), "one", {}, False)]
+    assert choose(there, "", "2026-01-31T14:05:00Z", "redis") is there[0]
+    with pytest.raises(Failed, match=r"found '2026-01-31'; expected a date with its time"):
+        choose(there, "", "2026-01-31", "redis")
 
 
 # --- What is made of them ---
