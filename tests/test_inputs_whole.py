@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import string
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ MORE += [
     ("redis_size", [], ["\N{ARABIC-INDIC DIGIT ONE}mb"]),
     ("count", [], ["1\N{ARABIC-INDIC DIGIT ONE}"]),
     ("all_save_point", [], [["1\N{ARABIC-INDIC DIGIT ONE} 1"]]),
-    ("environment", [], [{"A": None}]),
+    ("environment", [{"A": True, "B": 1.5}], [{"A": None}, {"A": datetime(2026, 1, 31)}, {"A": [1]}, {"A": {"b": 1}}]),
 ]
 MORE += [
     (
@@ -87,6 +88,17 @@ MORE += [
     ),
     ("all_output_buffer_limit", [["pubsub 32mb 8mb 60"]], ["pubsub 32mb 8mb 60", [1]]),
     ("redis_value", ["a", 1, True, None, ["a", 1]], ["a\nb", "a\0", [["a"]], {"a": 1}, "\x1b"]),
+    (
+        "true_or_false",
+        [True, False, 0, 1, "yes", "No", "ON", "off", "true", "False", "1", "0"],
+        ["", "y", "t", "perhaps", 2, -1, 1.0, None, [], [True], " true", "true\n"],
+    ),
+    (
+        "moment",
+        ["2026-01-31T14:00:00Z", "2026-01-31 14:00", "2026-01-31T14:00:00+01:00", datetime(2026, 1, 31)],
+        ["2026-01-31", "14:00", "2026-02-31 14:00", "2026-01-31T14:00:00Z --host x", 845, None, date(2026, 1, 31)],
+    ),
+    ("past", ["2026-01-31T14:00:00Z", "1769868320.5", 1769868320], ["2126-01-31T14:00:00Z", "9769868320", True, "x"]),
     (
         "redis_directive",
         ["maxmemory", "MaxMemory", "slave-priority", "replica-priority", "dir"],

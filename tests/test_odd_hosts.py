@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from conftest import ansible_module, ansible_plays, load, server_command
+from conftest import PROJECT, ansible_module, ansible_plays, load, server_command
 
 # ASCII, which is even narrower than ISO-8859-1: Python would take C for C.UTF-8.
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -65,3 +65,9 @@ def test_a_release_that_only_root_can_enter_is_installed_again(tmp_path: Path) -
     assert installed(str(release))
     (release / "venv/bin").chmod(0o700)
     assert not installed(str(release))
+
+
+def test_nothing_is_run_from_a_folder_that_may_be_mounted_noexec() -> None:
+    # Of itself the module makes its folders in /tmp.
+    places = [*PROJECT.glob("roles/*/tasks/*.yml"), *PROJECT.glob("playbooks/**/*.yml")]
+    assert [path.name for path in places if "ansible.builtin.tempfile" in path.read_text()] == []

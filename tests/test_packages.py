@@ -291,6 +291,19 @@ def test_reads_who_holds_the_lists(line: str, pid: str | None) -> None:
     assert (found[1], found[2]) == ("/var/lib/apt/lists/lock", pid)
 
 
+def test_asks_the_host_through_a_sudo_that_takes_no_input(tmp_path: Path) -> None:
+    # As with requiretty, which is why pipelining is off then.
+    sudo = tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@" </dev/null\n')
+    sudo.chmod(0o755)
+    asked = {"packages": {"name": "dpkg"}, "register": "there"}
+    variables = {"ansible_become_exe": str(sudo), "ansible_become_user": "nobody", "ansible_pipelining": False}
+    told = {"ansible.builtin.debug": {"msg": "changed: {{ there.changed }}"}}
+    well, output = ansible_plays(tmp_path, {"ask": {"become": True, "vars": variables, "tasks": [asked, told]}})["ask"]
+    assert well, output
+    assert "changed: False" in output
+
+
 def test_no_role_and_no_playbook_runs_apt_by_itself() -> None:
     files = [
         *PROJECT.glob("roles/*/tasks/*.yml"),

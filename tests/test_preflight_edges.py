@@ -106,6 +106,9 @@ RIGHT: dict[str, dict[str, dict[str, Any]]] = {
 def several(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     """One run over hosts of which each has its own faults, or none."""
     patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("several")
+    (folder / "sudo").write_text("#!/bin/sh\necho 'sudo: ops is not in the sudoers file' >&2\nexit 1\n")
+    (folder / "sudo").chmod(0o755)
     # Taken, so that nobody else listens there, and refusing.
     closed = socket.socket()
     closed.bind(("127.0.0.1", 0))
@@ -133,9 +136,18 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
             ansible_port=closed.getsockname()[1],
             redis_maxmemory="plenty",
         ),
+        # Whoever logs in there may not become root: sudo ends without a question for the password.
+        "locked": good(
+            # Otherwise sudo is not even called where the tests run as root.
+            ansible_become_user="nobody",
+            ansible_become=True,
+            ansible_become_exe=str(folder / "sudo"),
+            ansible_become_password=SECRET,
+            redis_maxmemory="plenty",
+        ),
     }
     try:
-        return run(tmp_path_factory.mktemp("several"), redis, {**wrong, **client})
+        return run(folder, redis, {**wrong, **client})
     finally:
         patch.undo()
         closed.close()
@@ -144,7 +156,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
 
 def test_five_problems_of_one_host_stand_in_one_message(several: subprocess.CompletedProcess[str]) -> None:
     assert several.returncode != 0
-    assert several.stdout.count("fatal: [") - several.stdout.count("UNREACHABLE!") == 1
+    # Besides the host that does not answer, and the one that is locked.
+    assert several.stdout.count("fatal: [") == 3
     assert sorted(names(several, "five")) == sorted(FIVE)
 
 
@@ -187,6 +200,13 @@ def test_a_host_that_does_not_answer_is_one_more_problem_and_its_inputs_are_chec
     assert "Connection refused" in several.stdout
 
 
+def test_a_host_where_ansible_cannot_become_root_is_one_more_problem_and_its_inputs_are_checked(
+    several: subprocess.CompletedProcess[str],
+) -> None:
+    assert sorted(names(several, "locked")) == ["become", "redis_maxmemory"]
+    assert "expected that Ansible may become root: see ansible_become_password, or -K" in several.stdout
+
+
 def test_a_port_of_another_program_is_refused_with_its_name(several: subprocess.CompletedProcess[str]) -> None:
     report = several.stdout.rsplit("fatal:", 1)[1]
     lines = [line for line in report.splitlines() if "ports of other programs: found" in line]
@@ -204,7 +224,7 @@ def test_a_secret_that_cannot_be_templated_is_not_shown(several: subprocess.Comp
 
 def test_changes_nothing_on_any_host(several: subprocess.CompletedProcess[str]) -> None:
     changed = re.findall(r"^(\w+) .*changed=(\d+)", several.stdout, re.MULTILINE)
-    assert len(changed) == 11
+    assert len(changed) == 12
     assert {count for _, count in changed} == {"0"}
 
 

@@ -77,7 +77,9 @@ def shorten(text: str, width: int = ANSWER_WIDTH) -> str:
 
 
 def hide(value: Any) -> str:
-    """Describe a secret by its length only."""
+    """Describe a secret by its length only, and say where YAML has read digits without quotes as a number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"a hidden number of {len(str(value))} characters instead of a text in quotes"
     return f"a hidden value of {len(str(value))} characters" if str(value) else "an empty value"
 
 

@@ -17,10 +17,12 @@ The first question is the file module_utils/apt_state.py, run on the host in one
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +154,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             time.sleep(PAUSE)
 
     def _look(self, question: dict[str, Any]) -> dict[str, Any]:
-        # By its standard input: sudo writes command lines into the journal.
-        command = f"{self._compute_environment_string()} python3 - {shlex.quote(json.dumps(question))}".strip()
-        answer = self._low_level_execute_command(command, sudoable=True, in_data=PROGRAM.read_bytes())
+        program, asked = PROGRAM.read_bytes(), shlex.quote(json.dumps(question))
+        python = f"{self._compute_environment_string()} python3".strip()
+        # By its standard input: sudo writes command lines into the journal. Where sudo must have a terminal, pipelining
+        # is off, and there is no other input than the terminal's.
+        if self._is_pipelining_enabled("new"):
+            answer = self._low_level_execute_command(f"{python} - {asked}", sudoable=True, in_data=program)
+        else:
+            packed = base64.b64encode(zlib.compress(program, 9)).decode()
+            code = f"import base64, zlib; exec(zlib.decompress(base64.b64decode('{packed}')))"
+            answer = self._low_level_execute_command(f"{python} -c {shlex.quote(code)} {asked}", sudoable=True)
         lines = str(answer["stdout"]).strip().splitlines()
         try:
             seen: dict[str, Any] = json.loads(lines[-1])

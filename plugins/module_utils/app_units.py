@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ansible.module_utils import programs
 from ansible.module_utils.redis_files import Candidate, Ownership
 
 PROPERTIES = "LoadState,ActiveState,Result,UnitFileState,MainPID,Wants"
@@ -32,7 +33,8 @@ class Unwell(Exception):
 def systemctl(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
     """Run systemctl and return what came of it; raises Unwell when it takes too long."""
     try:
-        return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=timeout)
+        done: subprocess.CompletedProcess[str] = programs.run(["systemctl", *words], timeout=timeout)
+        return done
     except subprocess.TimeoutExpired as error:
         raise Unwell(f"systemctl {' '.join(words)} took more than {timeout:.0f} s") from error
 
@@ -151,8 +153,7 @@ def wait_healthy(url: str, unit: str, seconds: float, over: Callable[[str], bool
 def journal(unit: str, since: float, lines: int = 15) -> str:
     """Return a unit's last lines since a time."""
     argv = ["journalctl", "--unit", unit, "--since", f"@{since:.0f}", "--lines", str(lines)]
-    done = subprocess.run([*argv, "--output", "cat", "--no-pager", "--quiet"], capture_output=True, check=False)
-    return done.stdout.decode(errors="replace").strip() or "(none)"
+    return programs.run([*argv, "--output", "cat", "--no-pager", "--quiet"]).stdout.strip() or "(none)"
 
 
 def own(file: dict[str, Any], module: Any, path: str | None = None) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils import programs
 from ansible.module_utils.listeners import listeners, ssh_connection
 
 Json = dict[str, Any]
@@ -26,16 +27,7 @@ SHOWN = 8
 def output(*words: str) -> str:
     """Return what a program prints; nothing where there is none, or where it fails."""
     try:
-        done = subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=PATIENCE,
-            cwd="/",
-            env={**os.environ, "LC_ALL": "C"},
-        )
+        done = programs.run(words, timeout=PATIENCE, cwd="/")
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible.module_utils import programs
+
 PROC = Path("/proc")
 LISTEN = "0A"
 SYSTEMD = 1
@@ -98,7 +100,7 @@ def socket_units() -> dict[int, str]:
     """Return the unit of each port that systemd itself listens on."""
     command = ["systemctl", "list-sockets", "--all", "--plain", "--no-legend", "--full"]
     try:
-        lines = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.splitlines()
+        lines = programs.run(command, timeout=10).stdout.splitlines()
     except (OSError, subprocess.TimeoutExpired):
         return {}
     words = [line.split() for line in lines]

@@ -10,6 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
+from ansible.module_utils import programs
+
 NFT = "/usr/sbin/nft"
 # Seconds that a program may take.
 PATIENCE = 30
@@ -43,7 +45,8 @@ class Listing:
 
 def run(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program with a text as its input."""
-    return subprocess.run(words, input=text, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    done: subprocess.CompletedProcess[str] = programs.run(words, input=text, timeout=PATIENCE)
+    return done
 
 
 def load(rules: str, *options: str) -> None:

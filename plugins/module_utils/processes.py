@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible.module_utils import programs
+
 # Where containers are in the tree of control groups.
 CONTAINERS = (
     (re.compile(r"kubepods"), "kubernetes"),
@@ -262,13 +264,7 @@ def show_units(names: Iterable[str]) -> dict[str, dict[str, str]]:
         return {}
     properties = "Id,Names,LoadState,FragmentPath,UnitFileState,MainPID,ExecStart,WorkingDirectory"
     try:
-        output = subprocess.run(
-            ["systemctl", "show", "--property", properties, "--", *wanted],
-            capture_output=True,
-            check=False,
-            timeout=5,
-            env={**os.environ, "LC_ALL": "C"},
-        ).stdout.decode(errors="replace")
+        output = programs.run(["systemctl", "show", "--property", properties, "--", *wanted], timeout=5).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
     result = {}

@@ -121,7 +121,8 @@ def main_pid(unit: str) -> int:
     """Return the process of a unit; 0 where there is none, or no systemd."""
     try:
         words = ["systemctl", "show", unit, "--property", "MainPID", "--value"]
-        return int(subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or 0)
+        english = {**os.environ, "LC_ALL": "C"}
+        return int(subprocess.run(words, capture_output=True, env=english, check=False).stdout.strip() or 0)
     except (OSError, ValueError):
         return 0
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils import programs
 from ansible.module_utils.redis_peer import Foreign, main_pid, older_than, prove
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError
 
@@ -149,7 +149,7 @@ def restart_stale(params: dict[str, Any], seconds: float) -> Client | None:
     it started: then a restart is what they wait for.
     """
     unit = params["trusted_unit"]
-    if subprocess.run(["systemctl", "restart", unit], capture_output=True, check=False).returncode != 0:
+    if programs.run(["systemctl", "restart", unit]).returncode != 0:
         raise Refused(f"{unit} refuses the certificate of this host, and does not restart; see journalctl -u {unit}")
     deadline = time.monotonic() + seconds
     while True:

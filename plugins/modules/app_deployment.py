@@ -96,12 +96,12 @@ import os  # noqa: E402
 import pwd  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
-import subprocess  # noqa: E402
 import time  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+from ansible.module_utils import programs  # noqa: E402
 from ansible.module_utils.app_units import (  # noqa: E402
     ENVIRONMENT_OPTIONS,
     FILE_OPTIONS,
@@ -515,7 +515,7 @@ def missing(packages: list[str]) -> list[str]:
     if not packages:
         return []
     argv = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\\n", *packages]
-    lines = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
+    lines = programs.run(argv).stdout.splitlines()
     there = {line.split()[1] for line in lines if line.startswith("ii")}
     return [package for package in packages if package not in there]
 
@@ -536,8 +536,8 @@ def wanted_owner(file: dict[str, Any]) -> str:
 
 def owner_of(path: str) -> str:
     """Return mode, owner and group of a file in words; empty when there is none."""
-    shown = subprocess.run(["stat", "--format", "%a %U:%G", path], capture_output=True, text=True, check=False)
-    return shown.stdout.strip()
+    shown: str = programs.run(["stat", "--format", "%a %U:%G", path]).stdout
+    return shown.strip()
 
 
 def shown(module: AnsibleModule, seen: Seen) -> dict[str, Any]:

@@ -72,6 +72,7 @@ from ansible.module_utils.backup_places import (  # noqa: E402
     walk,
 )
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.programs import ENGLISH  # noqa: E402
 from ansible.module_utils.redis_files import Candidate, read  # noqa: E402
 
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
@@ -160,7 +161,7 @@ class Accounts:
                 return False
             # No home: what a host writes must not be where sshd, PAM or a shell look for settings.
             words = ["--system", "--user-group", "--home-dir", "/nonexistent", "--no-create-home", "--shell", "/bin/sh"]
-            self.module.run_command(["useradd", *words, name], check_rc=True)
+            self.module.run_command(["useradd", *words, name], check_rc=True, environ_update=ENGLISH)
         return True
 
     def make_folder(self, path: str, owner: int, group: int, mode: int) -> None:
@@ -203,7 +204,7 @@ class Accounts:
 
     def problems(self, hosts: list[str]) -> list[str]:
         """Return what is not as it should be with the accounts and folders of some hosts."""
-        code, out, _ = self.module.run_command(["systemctl", "is-active", TIMER])
+        code, out, _ = self.module.run_command(["systemctl", "is-active", TIMER], environ_update=ENGLISH)
         found = [f"{TIMER} is {out.strip()}"] if code != 0 else []
         found += [f"{host}: its backups are lent to another host, and were not given back" for host in self.lent()]
         for host in hosts:
@@ -232,7 +233,9 @@ class Accounts:
 
     def sshd(self, name: str) -> list[str]:
         """Return what sshd would let an account do besides what it must."""
-        code, out, err = self.module.run_command(["sshd", "-T", "-C", f"user={name},host=x,addr=127.0.0.1"])
+        code, out, err = self.module.run_command(
+            ["sshd", "-T", "-C", f"user={name},host=x,addr=127.0.0.1"], environ_update=ENGLISH
+        )
         if code != 0:
             return [f"sshd does not tell what {name} may do: {err.strip()[:200]}"]
         told = dict(line.split(" ", 1) for line in out.splitlines() if " " in line)
@@ -289,7 +292,7 @@ def needs_reload(module: AnsibleModule) -> bool:
     except FileNotFoundError:
         return False
     words = ["systemctl", "show", "ssh.service", "--property", "StateChangeTimestamp", "--timestamp=unix", "--value"]
-    code, out, _ = module.run_command(words)
+    code, out, _ = module.run_command(words, environ_update=ENGLISH)
     at = out.strip().lstrip("@")
     return code == 0 and int(at if at.isdigit() else 0) < int(written)
 

@@ -36,6 +36,7 @@ from ansible.module_utils.backup_places import (  # noqa: E402
     is_plain_folder,
 )
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.programs import ENGLISH  # noqa: E402
 from ansible.module_utils.redis_files import Candidate  # noqa: E402
 
 LONG = 86400
@@ -68,7 +69,7 @@ def lend(module: AnsibleModule, name: str, owner: str, folder: str) -> None:
             "/bin/sh",
             name,
         ]
-        module.run_command(["useradd", *words], check_rc=True)
+        module.run_command(["useradd", *words], check_rc=True, environ_update=ENGLISH)
     until = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + LONG))
     texts = {
         "folder": f"{folder}\n",
@@ -104,7 +105,7 @@ def main() -> None:
         elif module.params["state"] == "absent" and there and not module.check_mode:
             for kind in ("keys", "folder"):
                 Path(f"{ACCOUNTS}/{name}.{kind}").unlink(missing_ok=True)
-            module.run_command(["userdel", name], check_rc=True)
+            module.run_command(["userdel", name], check_rc=True, environ_update=ENGLISH)
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")
     module.exit_json(changed=module.params["state"] == "present" or there, account=name)

@@ -78,6 +78,7 @@ from datetime import datetime  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+from ansible.module_utils import programs  # noqa: E402
 from ansible.module_utils.backup_places import NAME, account, is_plain_folder  # noqa: E402
 from ansible.module_utils.backup_retention import Arrived, kept  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
@@ -161,7 +162,7 @@ class Repository:
         """Let the account's group read, as a repository is lent by that; what restic writes later goes by config."""
         if not os.lstat(f"{self.folder}/config").st_mode & 0o040:
             command = [*as_user(self.uid, self.gid), "chmod", "--recursive", "g=rX", self.folder]
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            done = programs.run(command, stdin=subprocess.DEVNULL)
             if done.returncode != 0:
                 raise Refused(done.stderr.strip()[:300])
 
@@ -238,6 +239,7 @@ def run(
     pipes = [secret_pipe(password, uid)]
     environment = {
         "PATH": "/usr/bin:/bin",
+        "LC_ALL": "C",
         "HOME": "/nonexistent",
         "TZ": "UTC",
         "TMPDIR": SCRATCH,
@@ -253,7 +255,7 @@ def run(
             [*command, "restic", "--no-cache", *words, *extra],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             check=False,
             env=environment,

@@ -38,6 +38,7 @@ searched:
   returned: always
 """
 
+import os  # noqa: E402
 import subprocess  # noqa: E402 - Ansible wants the documentation first
 from collections.abc import Iterator  # noqa: E402
 from contextlib import suppress  # noqa: E402
@@ -59,10 +60,8 @@ def command_lines() -> Iterator[tuple[str, bytes]]:
 
 def journal() -> bytes:
     """Return this boot's journal; raises OSError when there is no journalctl."""
-    done = subprocess.run(
-        ["journalctl", "--boot", "--no-pager", "--quiet", "--output", "cat"], check=False, capture_output=True
-    )
-    return done.stdout
+    command = ["journalctl", "--boot", "--no-pager", "--quiet", "--output", "cat"]
+    return subprocess.run(command, check=False, capture_output=True, env={**os.environ, "LC_ALL": "C"}).stdout
 
 
 def main() -> None:

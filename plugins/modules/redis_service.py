@@ -63,6 +63,7 @@ from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+from ansible.module_utils import programs  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.redis_files import read_bytes  # noqa: E402
 from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect, where  # noqa: E402
@@ -186,7 +187,8 @@ def parse_state(text: str, own_file: str) -> State:
 
 def systemctl(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
     """Run systemctl and return what came of it."""
-    return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=timeout)
+    done: subprocess.CompletedProcess[str] = programs.run(["systemctl", *words], timeout=timeout)
+    return done
 
 
 def log_of(params: dict[str, Any], last: int = LOG) -> str:
@@ -197,7 +199,7 @@ def log_of(params: dict[str, Any], last: int = LOG) -> str:
 def evidence(params: dict[str, Any]) -> str:
     """Return the last lines of the unit's state, its journal and its log."""
     command = ["systemctl", "status", "--no-pager", "--lines", "15", params["unit"]]
-    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    text: str = programs.run(command).stdout
     if params["log_file"]:
         try:
             text += "\n" + "\n".join(log_of(params).splitlines()[-15:])
@@ -215,7 +217,7 @@ def refusal(params: dict[str, Any]) -> str:
     if not text:
         command = ["journalctl", "--unit", params.get("unit", ""), "--lines", "50", "--no-pager", "--output", "cat"]
         try:
-            text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+            text = programs.run(command).stdout
         except OSError:
             return ""
     # Of a start that went well, nothing that an earlier one said is true any more.

@@ -46,12 +46,15 @@ from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.programs import ENGLISH  # noqa: E402
 from packaging.requirements import Requirement  # noqa: E402
 
 # A wheel's name, and nothing that leads elsewhere.
 WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+!-]*\.whl")
 # What no wheel is made from.
 IGNORED = {"__pycache__", "tests", "dist", "build"}
+# What has pip take the wheels that are offered, and nothing else, whatever this user's configuration names.
+NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
 
 
 def source_files(source: Path) -> Iterator[Path]:
@@ -169,6 +172,7 @@ def build(module: AnsibleModule, source: Path, lock: Path, archive: Path) -> Non
         module.run_command(
             [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(work / "source")],
             check_rc=True,
+            environ_update=ENGLISH,
         )
         requirements = wheels / "requirements.txt"
         requirements.write_text(requirements_for(lock.read_text(encoding="utf-8"), python, machine))
@@ -188,9 +192,7 @@ def build(module: AnsibleModule, source: Path, lock: Path, archive: Path) -> Non
                     *("--dest", str(wheels), "--python-version", python, "--implementation", "cp", *platforms),
                     *("-r", str(requirements)),
                 ],
-                environ_update={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
-                if index
-                else {},
+                environ_update={**ENGLISH, **(NO_INDEX if index else {})},
             )
             if code != 0 and index:
                 module.fail_json(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -73,18 +75,44 @@ def is_one_line(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and value.isprintable()
 
 
-def is_password(value: Any, minimum: int = 16) -> bool:
+def is_password(value: Any, minimum: int | str = 16) -> bool:
     """Tell whether a value can be a password in every file it ends up in.
 
     At least `minimum` characters, printable ASCII, without blanks, quotes and backslashes: those mean different
     things to redis.conf, to systemd's environment files and to a URL.
     """
-    return isinstance(value, str) and len(value) in range(minimum, 513) and PASSWORD.fullmatch(value) is not None
+    return isinstance(value, str) and len(value) in range(int(minimum), 513) and PASSWORD.fullmatch(value) is not None
 
 
 def is_covering(networks: Any, address: Any) -> bool:
     """Tell whether an address lies in one of the networks."""
     return any(ipaddress.ip_address(str(address)) in ipaddress.ip_network(str(n)) for n in networks)
+
+
+def is_true_or_false(value: Any) -> bool:
+    """Tell whether a value is true or false, or a text that the filter `bool` understands, as `-e` gives it."""
+    words = {"true", "yes", "on", "1", "false", "no", "off", "0"}
+    return isinstance(value, (bool, int, str)) and str(value).lower() in words
+
+
+def as_moment(value: Any) -> datetime | None:
+    """Return a date with its time, in UTC where no zone is said; nothing for a date alone, or for anything else."""
+    text = str(value)
+    if re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}", text) is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def is_past(value: Any) -> bool:
+    """Tell whether a value is a date with its time, or seconds since 1970, that is not still to come."""
+    if not isinstance(value, bool) and re.fullmatch(r"[0-9]{10}([.][0-9]+)?", str(value)):
+        return float(value) <= time.time()
+    moment = as_moment(value)
+    return moment is not None and moment <= datetime.now(UTC)
 
 
 def is_label(value: Any) -> bool:
@@ -193,13 +221,18 @@ def is_redis_value(value: Any) -> bool:
 
 
 def environment_problems(values: Any) -> list[str]:
-    """Return the names of variables that no environment file can hold: bad names, empty or broken values."""
+    """Return the names of variables that no environment file can hold: bad names, empty or broken values.
+
+    Of a time without quotes YAML makes an object, whose text is another one.
+    """
     if not isinstance(values, Mapping):
         return ["not a mapping"]
     return [
         str(name)
         for name, value in values.items()
-        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)) is None or value is None or not is_one_line(str(value))
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)) is None
+        or not isinstance(value, (str, int, float))
+        or not is_one_line(str(value))
     ]
 
 
@@ -228,6 +261,9 @@ class TestModule:
             "covering": is_covering,
             "label": is_label,
             "count": is_count,
+            "true_or_false": is_true_or_false,
+            "moment": lambda value: as_moment(value) is not None,
+            "past": is_past,
             "environment": lambda values: not environment_problems(values),
             "absolute_path": is_absolute_path,
             "acl_rules": is_acl_rules,

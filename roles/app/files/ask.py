@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -66,9 +67,8 @@ def written(path: str) -> dict[str, str]:
 
 def running(unit: str) -> dict[str, str]:
     """Return the variables that a unit's process was started with; none where it does not run."""
-    shown = subprocess.run(
-        ["systemctl", "show", unit, "--property", "MainPID", "--value"], capture_output=True, text=True, check=True
-    )
+    command = ["systemctl", "show", unit, "--property", "MainPID", "--value"]
+    shown = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "LC_ALL": "C"})
     try:
         text = Path(f"/proc/{int(shown.stdout)}/environ").read_bytes().decode(errors="replace")
     except OSError:
@@ -84,7 +84,11 @@ def main(given: dict[str, Any]) -> None:
     for port in given["ports"]:
         unit = f"{given['name']}@{port}"
         where += switched_on(unit, running(unit))
-        for kind, body in (("a name", {"user": "control"}), ("nothing", {}), ("no signature", {"assertion": "e30.e30."})):
+        for kind, body in (
+            ("a name", {"user": "control"}),
+            ("nothing", {}),
+            ("no signature", {"assertion": "e30.e30."}),
+        ):
             if given["login"]:
                 sent = {"Content-Type": "application/json"}
                 status = ask(given["address"], port, "POST", given["login"], json.dumps(body), sent)

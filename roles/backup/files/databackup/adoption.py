@@ -30,7 +30,7 @@ from pathlib import Path
 from pwd import getpwnam
 from typing import Any, Protocol
 
-from databackup import rdb, steps
+from databackup import programs, rdb, steps
 from databackup.errors import Failed
 from databackup.owner import Owner, plain
 from databackup.redis_restore import SLACK, Say, Service, Target
@@ -115,14 +115,11 @@ class Loose:
 
     def start(self, seconds: float) -> None:
         """Start it as a transient unit of systemd's; raises Failed when that is refused."""
-        done = subprocess.run(
+        done = programs.run(
             [
                 *("systemd-run", "--quiet", "--collect", f"--unit={self.unit}", f"--uid={self.user}"),
                 *(f"--working-directory={self.folder}", "--property=Type=exec", *self.command, "--daemonize", "no"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
+            ]
         )
         if done.returncode != 0:
             raise Failed(f"the old server cannot be started again: {done.stderr.strip()}")

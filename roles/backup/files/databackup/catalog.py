@@ -67,6 +67,9 @@ def choose(found: list[Backup], wanted: str, as_of: str, name: str) -> Backup:
     if not found:
         raise Failed(f"there is no backup of {name} in the repository; was one ever made, and in this environment?")
     if as_of:
+        # Of a date alone, it would be the midnight before that day.
+        if ":" not in as_of:
+            raise Failed(f"found {as_of!r}; expected a date with its time, such as 2026-01-31T14:00:00Z")
         limit = parse_time(as_of)
         before = [backup for backup in found if backup.time <= limit]
         if not before:

@@ -6,14 +6,13 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from databackup import catalog
+from databackup import catalog, programs
 from databackup.digest import Digester
 from databackup.errors import Failed
 from databackup.owner import Owner
@@ -154,16 +153,8 @@ def _check(file: int, summary: Any, owner: Owner) -> None:
     # A path of this process' descriptors opens the file anew, at its beginning, though it has no name.
     reading = os.open(f"/proc/self/fd/{file}", os.O_RDONLY)
     try:
-        done = subprocess.run(
-            ["redis-check-rdb", f"/proc/self/fd/{reading}"],
-            pass_fds=[reading],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            cwd="/",
-            **owner.identity,
-        )
+        command = ["redis-check-rdb", f"/proc/self/fd/{reading}"]
+        done = programs.run(command, pass_fds=[reading], cwd="/", **owner.identity)
     finally:
         os.close(reading)
     counted = re.search(r"\[info\] ([0-9]+) keys read", done.stdout)

@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from databackup import digest, rdb
+from databackup import digest, programs, rdb
 from databackup.errors import Failed
 from databackup.owner import plain
 from databackup.redis_restore import MARGIN, REPAIR, Apart, Seconds, Target, proven, replace
@@ -516,16 +516,7 @@ class Repair:
         program = str(beside) if beside.exists() else shutil.which(name)
         if program is None:
             raise Failed(f"{name}: there is no such program; the package redis-tools has it")
-        return subprocess.run(
-            [program, *words],
-            input=answer,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            cwd="/",
-            **self.owner.identity,
-        )
+        return programs.run([program, *words], input=answer, cwd="/", **self.owner.identity)
 
     # --- The repair ---
 
@@ -721,14 +712,8 @@ class Repair:
             for name in (manifest, *(manifest_files(self._manifest_text()) or ())):
                 if name in (manifest, damaged):
                     # Blocks are shared where the file system can.
-                    done = subprocess.run(
-                        ["cp", "--reflink=auto", "--", str(self.folder / name), str(folder / name)],
-                        capture_output=True,
-                        text=True,
-                        check=False,
-                        umask=0o077,
-                        **self.owner.identity,
-                    )
+                    command = ["cp", "--reflink=auto", "--", str(self.folder / name), str(folder / name)]
+                    done = programs.run(command, umask=0o077, **self.owner.identity)
                     if done.returncode != 0:
                         raise Failed(f"{name} cannot be copied: {done.stderr.strip()}")
                 else:

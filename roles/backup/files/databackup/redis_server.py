@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
 
+from databackup import programs
 from databackup.errors import Failed
 from databackup.owner import Owner, plain
 from databackup.proof import Proof
@@ -159,7 +159,7 @@ class Configuration:
 def version_of(binary: str) -> tuple[int, ...]:
     """Return the version of an installed server."""
     try:
-        text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+        text = programs.run([binary, "--version"]).stdout
     except OSError as error:
         raise Failed(f"{binary}: {error.strerror}; is Redis installed here? (playbooks/redis.yml)") from None
     match = re.search(r"v=([0-9]+(?:\.[0-9]+)*)", text)

@@ -222,6 +222,7 @@ class Restic:
         self.begun: dict[tuple[str, str], Reading] = {}
         environment = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "LC_ALL": "C",
             "HOME": "/root",
             # Times of snapshots are read and written as such.
             "TZ": "UTC",

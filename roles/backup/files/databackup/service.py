@@ -9,14 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from databackup import peer
+from databackup import peer, programs
 from databackup.errors import Failed
 
 RUNTIME = Path("/run/systemd/system")
 
 
 def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+    return programs.run(["systemctl", *words])
 
 
 class Unit:
@@ -126,10 +126,5 @@ class Unit:
 
     def last_words(self) -> str:
         """Return the last lines of its journal."""
-        done = subprocess.run(
-            ["journalctl", "--unit", self.name, "--lines", "5", "--no-pager", "--output", "cat"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = programs.run(["journalctl", "--unit", self.name, "--lines", "5", "--no-pager", "--output", "cat"])
         return " / ".join(done.stdout.strip().splitlines()[-5:])

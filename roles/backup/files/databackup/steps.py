@@ -16,6 +16,7 @@ from pathlib import Path
 from pwd import getpwnam
 from typing import IO, Any, Protocol
 
+from databackup import programs
 from databackup.errors import Failed
 from databackup.restic import Restic
 from databackup.service import Unit
@@ -288,7 +289,7 @@ def units(name: str) -> Service:
 
 
 def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+    return programs.run(["systemctl", *words])
 
 
 def holders(path: Path) -> list[int]:
