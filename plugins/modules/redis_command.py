@@ -63,6 +63,7 @@ probes:
 """
 
 import hashlib  # noqa: E402 - Ansible wants the documentation first
+import ipaddress  # noqa: E402
 import ssl  # noqa: E402
 import subprocess  # noqa: E402
 import tempfile  # noqa: E402
@@ -113,6 +114,14 @@ def context(probe: dict[str, Any]) -> ssl.SSLContext | None:
     return offer
 
 
+def spelled(name: str) -> str:
+    """Return a name or an address of a certificate as the role certificates spells it."""
+    try:
+        return ipaddress.ip_address(name).compressed
+    except ValueError:
+        return name.lower()
+
+
 def describe(client: Client) -> dict[str, Any]:
     """Return the names of the server's certificate, the days until it ends, and its SHA-256; nothing in plaintext."""
     shown, raw = client.peer(), client.peer_certificate()
@@ -120,7 +129,7 @@ def describe(client: Client) -> dict[str, Any]:
         return {}
     seconds = ssl.cert_time_to_seconds(shown["notAfter"]) - time.time()
     return {
-        "names": [name for _, name in shown.get("subjectAltName", ())],
+        "names": [spelled(name) for _, name in shown.get("subjectAltName", ())],
         "days": int(seconds // 86400),
         "sha256": hashlib.sha256(raw).hexdigest(),
     }

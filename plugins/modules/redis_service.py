@@ -7,8 +7,8 @@ module: redis_service
 short_description: Start Redis, or restart it once if it must, and wait until it answers
 description:
   - Enables and starts the unit. Restarts it only for O(restart_for), and for what it sees itself, namely a unit file
-    that is newer than the process, or a program that was replaced under it. So a run that was cut off before its
-    restart is made good by the next one.
+    that is newer than the process, a program that was replaced under it, or a server that listens on addresses alone
+    that the host has no more. So a run that was cut off before its restart is made good by the next one.
   - Then waits for a login and a PONG; a server that does not come up fails the task with its own log.
 options:
   unit: {description: Name of the unit., type: str, required: true}
@@ -55,6 +55,7 @@ main_pid: {description: The server's process., type: int, returned: always but i
 import os  # noqa: E402 - Ansible wants the documentation first
 import pwd  # noqa: E402
 import re  # noqa: E402
+import socket  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
@@ -65,6 +66,7 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.redis_files import read_bytes  # noqa: E402
+from ansible.module_utils.redis_peer import listening  # noqa: E402
 from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect, where  # noqa: E402
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
 
@@ -273,6 +275,22 @@ def saves(client: Client) -> tuple[bool, bool]:
     return settings["appendonly"] == "yes", settings["save"] != ""
 
 
+def stranded(params: dict[str, Any], pid: int) -> str:
+    """Return why the server cannot be reached any more: all addresses that it listens on have left the host.
+
+    Otherwise it is reached at one of them, and told of the new ones while it runs.
+    """
+    server = params["server"]
+    hosts = listening(pid, server["port"]) if server and pid else []
+    for host in [server["host"], *hosts] if hosts else []:
+        try:
+            socket.create_connection((host, server["port"]), timeout=params["timeout"]).close()
+        except OSError:
+            continue
+        return ""
+    return f"it listens on {', '.join(hosts)}, which this host has no more" if hosts else ""
+
+
 def save(client: Client, data: str, seconds: float) -> None:
     """Have the server's data on the disk when it ends, whether it saves them by itself or not.
 
@@ -379,6 +397,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     owner = user_of(state.pid) if state.active and state.pid else ""
     moves = bool(params["user"] and owner and owner != params["user"])
     own = [f"it runs as {owner}, and its user is {params['user']}"] if moves else []
+    own += [reason] if state.active and (reason := stranded(params, state.pid)) else []
     todo = plan(state, params["enabled"], [*params["restart_for"], *own])
     done: dict[str, Any] = {
         "changed": todo.changes,
