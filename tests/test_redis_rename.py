@@ -45,11 +45,14 @@ cd "{folder}" || exit 1
 case $1 in
 show)
   case "$*" in
+  *redis.slice*) cat slice 2>/dev/null ;;
   *--value*) cat pid ;;
   *)
-    printf '%s\\n' LoadState=loaded ActiveState=active UnitFileState=enabled NeedDaemonReload=no "MainPID=$(cat pid)" ;;
+    printf '%s\\n' LoadState=loaded ActiveState=active UnitFileState=enabled NeedDaemonReload=no "MainPID=$(cat pid)" \\
+      Slice=redis.slice ;;
   esac ;;
 is-active) echo active ;;
+daemon-reload) rm slice ;;
 restart)
   kill "$(cat pid)"
   while kill -0 "$(cat pid)" 2>/dev/null; do sleep 0.05; done
@@ -321,6 +324,7 @@ def test_a_server_whose_address_has_left_the_host_is_restarted_and_the_run_says_
             return connect(address, *words, **more)
 
         monkeypatch.setattr(socket, "create_connection", gone)
+        monkeypatch.setattr(redis_service, "absent", lambda address: address == "127.0.0.2")
         checked = modules(unit, capsys, reached, {"bind": ["127.0.0.3"]}, check=True)
         assert checked[2]["reasons"] == ["it listens on 127.0.0.2, which this host has no more"]
         results = modules(unit, capsys, reached, {"bind": ["127.0.0.3"]})
@@ -329,6 +333,27 @@ def test_a_server_whose_address_has_left_the_host_is_restarted_and_the_run_says_
         assert pid_of(unit) != before
         again = modules(unit, capsys, reached, {"bind": ["127.0.0.3"]})
         assert [result["changed"] for result in again] == [False, False, False]
+
+
+def test_systemd_is_told_of_a_slice_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It lets in the addresses of the clients, which may have got others.
+    with host(tmp_path, monkeypatch, capsys) as unit:
+        (tmp_path / "slice").write_text("yes\n")
+        before, reached = pid_of(unit), way(unit, OLD_NAME)
+        assert [result["changed"] for result in modules(unit, capsys, reached, check=True)] == [False, False, True]
+        assert (tmp_path / "slice").exists()
+        assert [result["changed"] for result in modules(unit, capsys, reached)] == [False, False, True]
+        assert not (tmp_path / "slice").exists()
+        assert [result["changed"] for result in modules(unit, capsys, reached)] == [False, False, False]
+        assert pid_of(unit) == before
+
+
+def test_an_address_of_another_host_is_absent_here() -> None:
+    assert redis_service.absent("192.0.2.17")
+    assert redis_service.absent("2001:db8::17")
+    assert [redis_service.absent(address) for address in ("127.0.0.1", "127.0.0.2", "0.0.0.0")] == [False] * 3
 
 
 def test_a_backup_between_two_runs_logs_in_to_the_process_whatever_its_name(

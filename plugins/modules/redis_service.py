@@ -81,7 +81,7 @@ REFUSED = re.compile(
     r"|Terminating server after rdb|Invalid AOF manifest|Unable to obtain the AOF file"
     r"|Fatal error: the truncated file).*"
 )
-PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,FragmentPath"
+PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,FragmentPath,Slice"
 # In the folder of the data: its snapshot was made for a restart only.
 FORCED = ".snapshot-for-restart"
 # Of a snapshot whose format it does not know.
@@ -275,20 +275,32 @@ def saves(client: Client) -> tuple[bool, bool]:
     return settings["appendonly"] == "yes", settings["save"] != ""
 
 
+def absent(address: str) -> bool:
+    """Tell whether this host has an address no more."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return True
+    return False
+
+
 def stranded(params: dict[str, Any], pid: int) -> str:
     """Return why the server cannot be reached any more: all addresses that it listens on have left the host.
 
     Otherwise it is reached at one of them, and told of the new ones while it runs.
     """
-    server = params["server"]
-    hosts = listening(pid, server["port"]) if server and pid else []
-    for host in [server["host"], *hosts] if hosts else []:
-        try:
-            socket.create_connection((host, server["port"]), timeout=params["timeout"]).close()
-        except OSError:
-            continue
-        return ""
-    return f"it listens on {', '.join(hosts)}, which this host has no more" if hosts else ""
+    addresses = listening(pid, params["server"]["port"]) if params["server"] and pid else []
+    gone = bool(addresses) and all(map(absent, addresses))
+    return f"it listens on {', '.join(addresses)}, which this host has no more" if gone else ""
+
+
+def slice_changed(shown: str) -> bool:
+    """Tell whether systemd has another file of the unit's slice than is there: it says who may reach the unit."""
+    found = re.search(r"^Slice=(\S+)$", shown, re.MULTILINE)
+    return (
+        found is not None and systemctl("show", found[1], "--property", "NeedDaemonReload", "--value").stdout == "yes\n"
+    )
 
 
 def save(client: Client, data: str, seconds: float) -> None:
@@ -394,6 +406,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if shown.returncode != 0:
         module.fail_json(msg=f"systemd says nothing of {unit}: {shown.stderr.strip()}")
     state = parse_state(shown.stdout, f"/etc/systemd/system/{unit}")
+    state.stale = state.stale or slice_changed(shown.stdout)
     owner = user_of(state.pid) if state.active and state.pid else ""
     moves = bool(params["user"] and owner and owner != params["user"])
     own = [f"it runs as {owner}, and its user is {params['user']}"] if moves else []
