@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +44,19 @@ class Pair:
         return self.key.private_bytes(serialization.Encoding.PEM, form, lock).decode()
 
 
-def issue(name: str, issuer: Pair | None = None, begin: dt.datetime = NOW - YEAR, years: int = 3) -> Pair:
+LOOPBACK = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+
+
+def issue(
+    name: str,
+    issuer: Pair | None = None,
+    begin: dt.datetime = NOW - YEAR,
+    years: int = 3,
+    names: Sequence[x509.GeneralName] = LOOPBACK,
+) -> Pair:
     """Return a new certificate, by an authority or by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -74,3 +74,90 @@ def test_is_for_its_name_and_its_addresses(issued: tuple[Path, list[str]], name:
 def test_a_second_run_issues_none_again(issued: tuple[Path, list[str]]) -> None:
     assert "changed=0" in issued[1][1]
     assert not [line for line in issued[1][1].splitlines() if "changed=" in line and "changed=0" not in line]
+
+
+class Controller:
+    """A controller's folder, and hosts, which are folders of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *names: str, check: bool = False, **inputs: object) -> str:
+        """Run the role for hosts of these names, and return the output."""
+        hosts = {
+            name: {"private_address": f"10.0.0.{number}", "certificates_path": f"{self.folder}/host{number}"}
+            for number, name in enumerate(names, 1)
+        }
+        common = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "ansible_become": False,
+            "certificates_ca_dir": f"{self.folder}/pki",
+            "certificates_group": "root",
+            **inputs,
+        }
+        (self.folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}))
+        # As the playbooks do: the preflight first, and the role after that.
+        tasks = [
+            {"name": "Ask", "ansible.builtin.include_role": {"name": "certificates", "tasks_from": "preflight"}},
+            {"name": "Remember", "ansible.builtin.set_fact": {"preflight_passed": True}},
+            {"name": "Issue and install", "ansible.builtin.import_role": {"name": "certificates"}},
+        ]
+        (self.folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+        program = Path(sys.executable).parent / "ansible-playbook"
+        done = subprocess.run(
+            [program, *(["--check"] if check else []), "-i", self.folder / "hosts.yml", self.folder / "play.yml"],
+            cwd=PROJECT,
+            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def install(self, number: int, certificate: str, key: str) -> None:
+        """Put what was issued to some names on a host."""
+        there, hosts = self.folder / f"host{number}", self.folder / "pki/hosts"
+        (there / "host.crt").write_bytes((hosts / f"{certificate}.crt").read_bytes())
+        (there / "host.key").write_bytes((hosts / f"{key}.key").read_bytes())
+
+    def names(self, name: str) -> set[str]:
+        """Return the names in what was issued to a name."""
+        certificate = x509.load_pem_x509_certificate((self.folder / "pki/hosts" / f"{name}.crt").read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return set(names.get_values_for_type(x509.DNSName))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the role gives its files to root")
+def test_a_renamed_host_is_known_by_both_names_until_its_renewal(tmp_path: Path) -> None:
+    controller, hosts = Controller(tmp_path), tmp_path / "pki/hosts"
+    controller.run("app1", "redis1", "evil", "db1", "gone")
+    # One that was taken over has seen the certificate of another one, as everybody may, and not its key; that other one
+    # has left the inventory. And one is a copy of a host that is still there.
+    controller.install(3, certificate="gone", key="evil")
+    controller.install(4, certificate="redis1", key="redis1")
+    before = {path.name: path.read_bytes() for path in hosts.iterdir()}
+    renamed = ("app9", "redis1", "evil2", "copy")
+    controller.run(*renamed, check=True)
+    assert {path.name: path.read_bytes() for path in hosts.iterdir()} == before
+    output = controller.run(*renamed)
+    assert "app9 was app1 until now" in output
+    assert output.count("until now") == 1
+    assert controller.names("app9") == {"app9", "app1", "localhost"}
+    assert controller.names("evil2") == {"evil2", "localhost"}
+    assert controller.names("copy") == {"copy", "localhost"}
+    # Another host that is given the old name gets a key that this one has never had.
+    assert not list(hosts.glob("app1.*"))
+    assert (hosts / "app9.key").read_bytes() != before["app1.key"]
+    for untouched in ("redis1.crt", "redis1.key", "gone.crt", "gone.key"):
+        assert (hosts / untouched).read_bytes() == before[untouched]
+    recap = [line for line in controller.run(*renamed).splitlines() if "changed=" in line]
+    assert len(recap) == 4
+    assert all("changed=0" in line for line in recap), recap
+    # And back again, with what it was in between; until the renewal, which is due at once here.
+    controller.run("app1", *renamed[1:])
+    assert controller.names("app1") == {"app1", "app9", "localhost"}
+    controller.run("app1", *renamed[1:], certificates_renew_days=5000)
+    assert controller.names("app1") == {"app1", "localhost"}

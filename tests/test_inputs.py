@@ -20,6 +20,11 @@ CASES: list[tuple[str, list[Any], list[Any]]] = [
     ("port_or_off", [0, "0", 6379], [-1, False, "off", 70000]),
     ("redis_size", [1, "512mb", "1GB", "64k", 4096], [0, "0mb", "lots", "512 mb", "-1", 1.5, True, "1tb", "", None]),
     ("address", ["10.0.0.1", "::1"], ["10.0.0", "10.0.0.1/24", "localhost", "", None]),
+    (
+        "host_name",
+        ["redis1", "Redis_One", "a.b-c_d", "x" * 77, "10.0.0.1", "2001:DB8::5", "*.example.com", 7],
+        ["", "a b", "a/b", "../a", ".a", "a..b", "-a", "a-", "bücher", "x" * 254, "a\nb", "a:b", None],
+    ),
     ("network", ["10.0.0.1", "10.0.0.0/8", "::/0"], ["10.0.0.1/8", "everyone", ""]),
     ("one_line", ["a", "a b"], ["", "a\nb", "a\tb", "a\0b", 1, None]),
     (

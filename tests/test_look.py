@@ -39,10 +39,31 @@ def test_a_host_tells_where_its_backups_go(tmp_path: Path) -> None:
     values = {"limit_upload": 0, "location": "sftp:backup@10.0.0.51:/repository", "options": ["sftp.command=ssh"]}
     (tmp_path / "repository.json").write_text(json.dumps(values, indent=4))
     (tmp_path / "ssh/known_hosts").write_text("# managed\n10.0.0.51 ssh-ed25519 AAAA\n[::1]:2222 ssh-ed25519 BBBB\n")
-    lines = look("roles/backup/files/look.sh", tmp_path, str(tmp_path), str(tmp_path))
+    lines = look("roles/backup/files/look.sh", tmp_path, str(tmp_path), str(tmp_path), "redis1")
     known = [line for line in lines if line.startswith("known=")]
     assert known == ["known=10.0.0.51 ssh-ed25519 AAAA", "known=[::1]:2222 ssh-ed25519 BBBB"]
     assert "location=sftp:backup@10.0.0.51:/repository" in lines
+
+
+def test_a_renamed_host_has_no_backup_of_its_name(tmp_path: Path) -> None:
+    options = {"server": {"host": "127.0.0.1"}}
+    (tmp_path / "source-redis.json").write_text(json.dumps({"host": "redis1", "options": options}, indent=2))
+    success = {"run": 1.0, "success": {"at": 1.0, "id": "0123", "host": "redis1"}}
+
+    def told(name: str, state: dict[str, object]) -> tuple[str, str]:
+        (tmp_path / "redis.json").write_text(json.dumps(state, indent=2) + "\n")
+        lines = look("roles/backup/files/look.sh", tmp_path, str(tmp_path), str(tmp_path), name)
+        values = dict(line.split("=", 1) for line in lines if "=" in line)
+        return values["former"], values["backed"]
+
+    assert told("redis1", success) == ("redis1", "redis")
+    assert told("renamed", success) == ("redis1", "")
+    # As an earlier version has noted it.
+    assert told("redis1", {"success": {"at": 1.0}}) == ("redis1", "redis")
+    assert told("renamed", {"success": {"at": 1.0}}) == ("redis1", "")
+    # After a run that was cut off between its new name and the first backup under that.
+    (tmp_path / "source-redis.json").write_text(json.dumps({"host": "renamed", "options": options}, indent=2))
+    assert told("renamed", success) == ("renamed", "")
 
 
 def test_what_a_backup_says_of_a_service_s_names_is_one_line(tmp_path: Path) -> None:

@@ -12,15 +12,17 @@ import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from cryptography import x509
 from ports import free_port
-from test_certificates import Pair, issue
+from test_certificates import LOOPBACK, Pair, issue
 
 from conftest import load, server_command
 
@@ -178,9 +180,9 @@ class Unit:
     port: int
     process: subprocess.Popen[bytes]
 
-    def put(self, authority: Pair) -> None:
+    def put(self, authority: Pair, names: Sequence[x509.GeneralName] = LOOPBACK) -> None:
         """Replace the files by those of an authority; the running server has those from before."""
-        host = issue("host", authority)
+        host = issue("host", authority, names=names)
         for name, text in {"ca.crt": authority.crt, "host.crt": host.crt, "host.key": host.pem()}.items():
             (self.folder / name).write_text(text)
 
@@ -189,6 +191,15 @@ class Unit:
         """How modules reach it."""
         files = {option: str(self.folder / name) for option, name in FILES.items()}
         return {"host": "127.0.0.1", "port": self.port, "server_name": None, **files}
+
+    def client(self, host: str = "127.0.0.1") -> Any:
+        """Return a connection that is logged in, by the files that are there now, whatever name the certificate has."""
+        context = ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
+        context.check_hostname = False
+        context.load_cert_chain(self.folder / "host.crt", self.folder / "host.key")
+        client = resp.Client(host, self.port, context=context)
+        client.call("AUTH", "admin", PASSWORD)
+        return client
 
     def arguments(self, **more: Any) -> dict[str, Any]:
         """Return what the modules have in common."""
@@ -211,17 +222,23 @@ esac
 """
 
 
-@pytest.fixture(params=["no", "yes"], ids=["TLS", "mutual TLS"])
-def unit(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Unit]:
-    """A server that was started with the files of the old authority and has the new one's by now."""
+@contextmanager
+def started(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mutual: str = "no",
+    bind: str = "127.0.0.1",
+    names: Sequence[x509.GeneralName] = LOOPBACK,
+) -> Iterator[Unit]:
+    """Yield a server that was started with the files of the old authority, as a unit that systemctl knows."""
     port = free_port()
-    conf = f"""bind 127.0.0.1
+    conf = f"""bind {bind}
 port 0
 tls-port {port}
 tls-cert-file {tmp_path}/host.crt
 tls-key-file {tmp_path}/host.key
 tls-ca-cert-file {tmp_path}/ca.crt
-tls-auth-clients {request.param}
+tls-auth-clients {mutual}
 dir {tmp_path}
 appendonly yes
 save ""
@@ -236,7 +253,7 @@ aclfile {tmp_path}/users.acl
     systemctl.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     made = Unit(tmp_path, port, None)  # type: ignore[arg-type]  # the files come first
-    made.put(OLD)
+    made.put(OLD, names)
     # A file counts as newer than the process by its time.
     for name in FILES.values():
         os.utime(tmp_path / name, (1, 1))
@@ -245,8 +262,7 @@ aclfile {tmp_path}/users.acl
     deadline = time.monotonic() + 30
     while True:
         try:
-            with resp.Client("127.0.0.1", port, **{k: v for k, v in made.server.items() if k in FILES}) as client:
-                client.call("AUTH", "admin", PASSWORD)
+            with made.client(bind.split()[0]) as client:
                 client.call("SET", "before", "1")
             break
         except OSError:
@@ -254,9 +270,18 @@ aclfile {tmp_path}/users.acl
             time.sleep(0.02)
     # A restart by the stand-in waits until this process is gone, not a zombie.
     threading.Thread(target=made.process.wait, daemon=True).start()
-    made.put(NEW)
-    yield made
-    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    try:
+        yield made
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+@pytest.fixture(params=["no", "yes"], ids=["TLS", "mutual TLS"])
+def unit(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Unit]:
+    """A server that was started with the files of the old authority and has the new one's by now."""
+    with started(tmp_path, monkeypatch, request.param) as made:
+        made.put(NEW)
+        yield made
 
 
 def run(module: Any, arguments: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

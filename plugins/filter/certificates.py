@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,41 @@ def recorded(folder: str, host: str, own: bool) -> bool:
         return False
 
 
+def names_of(certificate: x509.Certificate) -> list[str]:
+    """Return what a certificate is for: names and addresses."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress))]
+
+
+def noted(folder: str, host: str) -> list[str]:
+    """Return the names that a host had before, as they are noted for its certificate."""
+    return (read(Path(str(folder)).expanduser() / "hosts" / f"{host}.former") or "").split()
+
+
+def renamed(folder: str, host: str, held: str, hosts: Iterable[str]) -> dict[str, Any]:
+    """Return what a host was before it was renamed, as `name`, and what its certificate is still to be for, as `names`.
+
+    `held` is what sha256sum says of the certificate and the key on the host. They were issued to another name if this
+    controller has the same two: any host can show another one's certificate, and only that one has the key. One of
+    `hosts`, which are those of the inventory, is none: this host would be a copy of it.
+    """
+    place = Path(str(folder)).expanduser() / "hosts"
+    sums = [line.split()[0] for line in str(held).splitlines() if line]
+    for path in sorted(place.glob("*.crt")) if len(sums) == 2 else []:
+        name = path.name.removesuffix(".crt")
+        key = path.with_name(f"{name}.key")
+        if name == host or name in hosts or not key.exists():
+            continue
+        if [hashlib.sha256(file.read_bytes()).hexdigest() for file in (path, key)] == sums:
+            before = noted(folder, name)
+            names = names_of(certificates(path.read_text(encoding="utf-8"))[0])
+            return {"name": name, "names": [one for one in names if one not in before]}
+    return {"name": "", "names": noted(folder, host)}
+
+
 def fits(folder: str, host: str) -> bool:
     """Tell whether what was issued to a host is of this authority, and its key belongs to it.
 
@@ -245,6 +281,7 @@ class FilterModule:
             "certificates_authority": authority,
             "certificates_recorded": recorded,
             "certificates_fits": fits,
+            "certificates_renamed": renamed,
             "certificates_trusted": trusted,
             "certificates_foreign": foreign,
             "certificates_fingerprint": fingerprint_of,

@@ -14,11 +14,6 @@ def url_host(host: Any) -> str:
     return f"[{host}]" if ":" in str(host) else str(host)
 
 
-def plain_address(address: Any) -> str:
-    """Return an address as Python writes it, however it was written; raises ValueError for what is none."""
-    return str(ip_address(str(address)))
-
-
 def _chosen(instances: list[Mapping[str, Any]], name: str, other: int) -> Mapping[str, Any]:
     named = [instance for instance in instances if instance.get("name") == name]
     return named[0] if named else instances[other]
@@ -85,7 +80,6 @@ class FilterModule:
         """Return the filters by the names that templates use."""
         return {
             "url_host": url_host,
-            "plain_address": plain_address,
             "redis_endpoints": redis_endpoints,
             "redis_url": redis_url,
             "redis_environment": redis_environment,

@@ -10,7 +10,7 @@ import stat
 from typing import NamedTuple
 
 # Of an environment and of a host: what is a folder's name as it stands, and nothing but a name.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
 KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?")
 ACCOUNTS = "/etc/ssh/backup-vault"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 # proc(5), /proc/net/tcp: the columns, and the state of a connection.
 LOCAL, REMOTE, STATE, INODE = 1, 2, 3, 9
-ESTABLISHED = "01"
+ESTABLISHED, LISTENING = "01", "0A"
 # The socket of a connection that nobody has accepted yet.
 PENDING = "0"
 # Seconds.
@@ -85,6 +85,21 @@ def other_end(connection: socket.socket) -> set[str]:
         except OSError:
             continue
         found |= inodes(text, readable(*peer[:2]), readable(*own[:2]))
+    return found
+
+
+def listening(pid: int, port: int) -> list[str]:
+    """Return the addresses at which a process of this host listens on a port."""
+    found = []
+    for table in ("tcp", "tcp6"):
+        try:
+            text = Path(f"/proc/net/{table}").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        for row in [line.split() for line in text.splitlines()[1:]]:
+            address, at = decode(row[LOCAL])
+            if row[STATE] == LISTENING and at == port and holds(pid, {row[INODE]}):
+                found.append(address)
     return found
 
 

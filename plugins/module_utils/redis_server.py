@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils import programs
-from ansible.module_utils.redis_peer import Foreign, main_pid, older_than, prove
+from ansible.module_utils.redis_peer import Foreign, listening, main_pid, older_than, prove
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError
 
 # What `argument_spec` says of the options that the modules share.
@@ -105,38 +105,73 @@ def login(client: Client, logins: list[dict[str, Any]], address: str) -> str | N
     return None
 
 
+def offer(server: dict[str, Any], *, named: bool, signed: bool = True) -> ssl.SSLContext | None:
+    """Return what to ask of the server over TLS: a certificate of the authority, and of its name; None in plaintext."""
+    if not server["ca_file"]:
+        return None
+    context = ssl.create_default_context(cafile=server["ca_file"])
+    context.check_hostname = named
+    if not signed:
+        context.verify_mode = ssl.CERT_NONE
+    if server["cert_file"]:
+        context.load_cert_chain(server["cert_file"], server["key_file"])
+    return context
+
+
+def dial(server: dict[str, Any], unit: str | None, timeout: float) -> socket.socket:
+    """Return a connection to the server; with a unit, one that is proven to end at its process.
+
+    That process may still listen at the addresses that its host had when it started, and at none that is asked for.
+    """
+
+    def proven(connection: socket.socket) -> socket.socket:
+        try:
+            if unit:
+                prove(connection, unit, timeout)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    try:
+        connection = socket.create_connection((server["host"], server["port"]), timeout=timeout)
+    except OSError:
+        for host in listening(main_pid(unit), server["port"]) if unit else []:
+            try:
+                return proven(socket.create_connection((host, server["port"]), timeout=timeout))
+            except OSError:
+                # The host has that address no more, and perhaps another one has it.
+                continue
+        raise
+    return proven(connection)
+
+
 def open_to(params: dict[str, Any]) -> Client:
     """Return a connection to the server, verified; or to the unit's own process, which needs no certificate.
 
     Where systemd runs, a connection to the unit of `params` is proven before anything is sent through it; raises
-    Foreign for one to another process.
+    Foreign for one to another process. One that is proven may show a certificate of any name: a server goes on showing
+    the one that it was started with, and its host may have been renamed since.
     """
     server, timeout = params["server"], params["timeout"]
     unit = params.get("trusted_unit") or params.get("unit")
 
-    def opened(proven: bool, **way: Any) -> Client:
-        connection = socket.create_connection((server["host"], server["port"]), timeout=timeout)
+    def opened(proven: bool, signed: bool = True) -> Client:
+        connection = dial(server, unit if proven else None, timeout)
         try:
-            if proven:
-                prove(connection, unit, timeout)
-            name = server["server_name"]
-            return Client(server["host"], server["port"], server_name=name, connection=connection, **way)
+            context, name = offer(server, named=not proven, signed=signed), server["server_name"]
+            return Client(server["host"], server["port"], server_name=name, context=context, connection=connection)
         except BaseException:
             connection.close()
             raise
 
     try:
-        own = {"ca_file": server["ca_file"], "cert_file": server["cert_file"], "key_file": server["key_file"]}
-        return opened(bool(unit) and os.path.isdir("/run/systemd/system"), **own)
+        return opened(bool(unit) and os.path.isdir("/run/systemd/system"))
     except ssl.SSLCertVerificationError as error:
         if not params.get("trusted_unit"):
             raise
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if server["cert_file"]:
-            context.load_cert_chain(server["cert_file"], server["key_file"])
         try:
-            return opened(True, context=context)
+            return opened(True, signed=False)
         except OSError:
             # Somebody else's, or closed by now, as the server does with a certificate that it does not know.
             raise error from None

@@ -63,6 +63,11 @@ def decode(stream: BinaryIO) -> Reply:
     raise ProtocolError(f"not a Redis reply: {line[:40]!r}")
 
 
+def _plain(name: str) -> str | bytes:
+    """Return a name for TLS. As bytes Python takes it as it is, also with more than 63 characters between two dots."""
+    return name.encode() if name.isascii() else name
+
+
 class Client:
     """One connection to one server; use it in a `with` block.
 
@@ -93,7 +98,7 @@ class Client:
                 if cert_file:
                     context.load_cert_chain(cert_file, key_file)
             if context is not None:
-                self._socket = context.wrap_socket(self._socket, server_hostname=server_name or host)
+                self._socket = context.wrap_socket(self._socket, server_hostname=_plain(server_name or host))
         except BaseException:
             self._socket.close()
             raise

@@ -67,13 +67,13 @@ probes:
 """
 
 import hashlib  # noqa: E402 - Ansible wants the documentation first
+import ipaddress  # noqa: E402
 import ssl  # noqa: E402
 import subprocess  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 import warnings  # noqa: E402
 from concurrent.futures import ThreadPoolExecutor  # noqa: E402
-from ipaddress import ip_address  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
@@ -119,6 +119,14 @@ def context(probe: dict[str, Any]) -> ssl.SSLContext | None:
     return offer
 
 
+def spelled(name: str) -> str:
+    """Return a name or an address of a certificate as the role certificates spells it."""
+    try:
+        return ipaddress.ip_address(name.strip()).compressed
+    except ValueError:
+        return name.lower()
+
+
 def describe(client: Client) -> dict[str, Any]:
     """Return the names of the server's certificate, the days until it ends, and its SHA-256; nothing in plaintext."""
     shown, raw = client.peer(), client.peer_certificate()
@@ -126,11 +134,7 @@ def describe(client: Client) -> dict[str, Any]:
         return {}
     seconds = ssl.cert_time_to_seconds(shown["notAfter"]) - time.time()
     return {
-        # Of IPv6 OpenSSL gives the long form, in capitals.
-        "names": [
-            str(ip_address(name.strip())) if kind == "IP Address" else name
-            for kind, name in shown.get("subjectAltName", ())
-        ],
+        "names": [spelled(name) for _, name in shown.get("subjectAltName", ())],
         "days": int(seconds // 86400),
         "sha256": hashlib.sha256(raw).hexdigest(),
     }

@@ -7,8 +7,8 @@ module: redis_service
 short_description: Start Redis, or restart it once if it must, and wait until it answers
 description:
   - Enables and starts the unit. Restarts it only for O(restart_for), and for what it sees itself, namely a unit file
-    that is newer than the process, or a program that was replaced under it. So a run that was cut off before its
-    restart is made good by the next one.
+    that is newer than the process, a program that was replaced under it, or a server that listens on addresses alone
+    that the host has no more. So a run that was cut off before its restart is made good by the next one.
   - Then waits for a login and a PONG; a server that does not come up fails the task with its own log.
 options:
   unit: {description: Name of the unit., type: str, required: true}
@@ -55,6 +55,7 @@ main_pid: {description: The server's process., type: int, returned: always but i
 import os  # noqa: E402 - Ansible wants the documentation first
 import pwd  # noqa: E402
 import re  # noqa: E402
+import socket  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
@@ -66,6 +67,7 @@ from typing import Any  # noqa: E402
 from ansible.module_utils import programs  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.redis_files import read_bytes  # noqa: E402
+from ansible.module_utils.redis_peer import listening  # noqa: E402
 from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect, where  # noqa: E402
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
 
@@ -80,7 +82,7 @@ REFUSED = re.compile(
     r"|Terminating server after rdb|Invalid AOF manifest|Unable to obtain the AOF file"
     r"|Fatal error: the truncated file).*"
 )
-PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,FragmentPath"
+PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID,FragmentPath,Slice"
 # In the folder of the data: its snapshot was made for a restart only.
 FORCED = ".snapshot-for-restart"
 # Of a snapshot whose format it does not know.
@@ -275,6 +277,34 @@ def saves(client: Client) -> tuple[bool, bool]:
     return settings["appendonly"] == "yes", settings["save"] != ""
 
 
+def absent(address: str) -> bool:
+    """Tell whether this host has an address no more."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return True
+    return False
+
+
+def stranded(params: dict[str, Any], pid: int) -> str:
+    """Return why the server cannot be reached any more: all addresses that it listens on have left the host.
+
+    Otherwise it is reached at one of them, and told of the new ones while it runs.
+    """
+    addresses = listening(pid, params["server"]["port"]) if params["server"] and pid else []
+    gone = bool(addresses) and all(map(absent, addresses))
+    return f"it listens on {', '.join(addresses)}, which this host has no more" if gone else ""
+
+
+def slice_changed(shown: str) -> bool:
+    """Tell whether systemd has another file of the unit's slice than is there: it says who may reach the unit."""
+    found = re.search(r"^Slice=(\S+)$", shown, re.MULTILINE)
+    return (
+        found is not None and systemctl("show", found[1], "--property", "NeedDaemonReload", "--value").stdout == "yes\n"
+    )
+
+
 def save(client: Client, data: str, seconds: float) -> None:
     """Have the server's data on the disk when it ends, whether it saves them by itself or not.
 
@@ -378,9 +408,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if shown.returncode != 0:
         module.fail_json(msg=f"systemd says nothing of {unit}: {shown.stderr.strip()}")
     state = parse_state(shown.stdout, f"/etc/systemd/system/{unit}")
+    state.stale = state.stale or slice_changed(shown.stdout)
     owner = user_of(state.pid) if state.active and state.pid else ""
     moves = bool(params["user"] and owner and owner != params["user"])
     own = [f"it runs as {owner}, and its user is {params['user']}"] if moves else []
+    own += [reason] if state.active and (reason := stranded(params, state.pid)) else []
     todo = plan(state, params["enabled"], [*params["restart_for"], *own])
     done: dict[str, Any] = {
         "changed": todo.changes,

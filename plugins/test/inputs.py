@@ -61,6 +61,14 @@ def is_address(value: Any) -> bool:
     return "%" not in str(value)
 
 
+def is_host_name(value: Any) -> bool:
+    """Tell whether a value can be a host's name, in a certificate and as the name of a file: an address is one, too."""
+    pattern = r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+    text = str(value)
+    named = isinstance(value, (str, int)) and ".." not in text and re.fullmatch(pattern, text) is not None
+    return is_address(value) or (named and len(text) <= 253)
+
+
 def is_network(value: Any) -> bool:
     """Tell whether a value is an address or a network without host bits (`10.0.0.0/8`)."""
     try:
@@ -255,6 +263,7 @@ class TestModule:
             "port_or_off": is_port_or_off,
             "redis_size": is_redis_size,
             "address": is_address,
+            "host_name": is_host_name,
             "network": is_network,
             "one_line": is_one_line,
             "password": is_password,
@@ -277,6 +286,7 @@ class TestModule:
             "all_output_buffer_limit": every(is_output_buffer_limit),
             "all_save_point": every(is_save_point),
             "all_port": every(is_port),
+            "all_host_name": every(is_host_name),
             "all_network": every(is_network),
             "all_address": every(is_address),
             "all_label": every(is_label),

@@ -6,6 +6,7 @@ One run of redis.yml changes all that can change live, a second one must change 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
-from conftest import LAB, REDIS_ADDRESS, RedisCli, as_user, changed, converge, playbook, secret
+from conftest import LAB, PROJECT, REDIS_ADDRESS, RedisCli, as_user, changed, converge, playbook, secret
 
 # Runs on the application's host, on the standard library alone: one connection that is never made anew.
 CLIENT = """
@@ -265,6 +266,37 @@ def test_mutual_tls_comes_with_one_variable(redis1: Host, redis_cli: RedisCli, a
         " --cert foreign.crt --key foreign.key -h 127.0.0.1 -p 6380 PING 2>&1; rm foreign.*"
     )
     assert "NOAUTH" not in redis1.run(foreign).stdout
+
+
+def test_a_host_is_renamed_and_back_while_a_client_works(redis1: Host, tmp_path: Path) -> None:
+    # With more than 63 characters between two dots, and capitals and underscores.
+    name = "Redis_primary-node-of-the-trading-desk-in-frankfurt-rack-17-unit-4.example.com"
+    inventory = tmp_path / "inventory"
+    shutil.copytree(PROJECT / "inventory/lab", inventory)
+    hosts = inventory / "hosts.yml"
+    hosts.write_text(hosts.read_text().replace("redis1:", f"{name}:"))
+    before = state(redis1)
+    try:
+        with working_client() as lines:
+            result = playbook("redis.yml", "-i", str(inventory))
+            assert result.returncode == 0, result.stdout
+            assert f"{name} was redis1 until now" in result.stdout.replace("\n   ", "")
+        slowest(lines)
+        renamed = state(redis1)
+        assert renamed.pid == before.pid
+        assert renamed.serial != before.serial
+        # A client of the old name gets in until it is told.
+        ask = "openssl s_client -connect %s:6380 -verify_hostname %s -CAfile /etc/ssl/quantdesk/ca.crt </dev/null 2>&1"
+        for each in (name, "redis1"):
+            assert "Verify return code: 0 (ok)" in redis1.check_output(ask, REDIS_ADDRESS, each)
+        again = playbook("redis.yml", "-i", str(inventory))
+        assert changed(again.stdout)[name] == 0, again.stdout
+    finally:
+        with working_client() as lines:
+            converge()
+    slowest(lines)
+    assert state(redis1).pid == before.pid
+    assert state(redis1).subject == "subject=CN=redis1"
 
 
 def test_the_authority_s_key_is_the_operator_s_alone() -> None:

@@ -1,7 +1,7 @@
 # Print what the role must know of a host, as name=value lines. Changes nothing.
-#   look.sh CONFIG STATE PACKAGE…
-config=$1 state=$2
-shift 2
+#   look.sh CONFIG STATE HOST PACKAGE…
+config=$1 state=$2 host=$3
+shift 3
 # Whatever language the host speaks, its answers are compared.
 export LC_ALL=C
 # Unlike sh's echo, it makes no new line of a backslash.
@@ -19,13 +19,19 @@ say "key=$(cat "$config/ssh/id_ed25519.pub" 2>/dev/null)"
 sed -n 's/^[^#]/known=&/p' "$config/ssh/known_hosts" 2>/dev/null
 # Where its backups go.
 sed -n 's/^ *"location": "\(.*\)",\{0,1\}$/location=\1/p' "$config/repository.json" 2>/dev/null
-sources= backed=
+# The host's name when they were set up, and sources with a backup under the name that it has now.
+host_of() { sed -n "s/^$2\"host\": \"\(.*\)\",\{0,1\}\$/\1/p" "$1" 2>/dev/null | head -n 1; }
+sources= backed= former=
 for file in "$config"/source-*.json; do
   [ -e "$file" ] || continue
   name=${file##*/source-} name=${name%.json}
   sources="$sources $name"
-  grep -qs '"success"\|"skipped"' "$state/$name.json" && backed="$backed $name"
+  former=$(host_of "$file" "  ")
+  # Earlier versions did not note it.
+  of=$(host_of "$state/$name.json" "    ")
+  [ "${of:-$former}" = "$host" ] && grep -qs '"success"\|"skipped"' "$state/$name.json" && backed="$backed $name"
 done
+say "former=$former"
 say "sources=${sources# }"
 say "backed=${backed# }"
 timers=

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import socket
+import ssl
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,27 +49,34 @@ def reach(server: dict[str, Any], timeout: float = 60.0, *, prove: Proof | None 
     return connection
 
 
+def _offer(server: dict[str, Any], *, named: bool) -> ssl.SSLContext | None:
+    """Return what is asked of the server over TLS: a certificate of the authority, and of its name; None in plaintext."""
+    if not server.get("ca_file"):
+        return None
+    context = ssl.create_default_context(cafile=server["ca_file"])
+    context.check_hostname = named
+    if server.get("cert_file"):
+        context.load_cert_chain(server["cert_file"], server.get("key_file"))
+    return context
+
+
 def connect(
     server: dict[str, Any], login: tuple[str, str] | None, timeout: float = 60.0, *, prove: Proof | None = None
 ) -> Client:
     """Return a connection that is logged in; raises Failed when none comes about.
 
-    `prove` is given the connection before a password goes through it, and raises Failed where it ends elsewhere. Without it
-    the server is known by its certificate, or not at all.
+    `prove` is given the connection before a password goes through it, and raises Failed where it ends elsewhere. One that
+    is proven may show a certificate of any name: its host may have been renamed. Without it the server is known by its
+    certificate, or not at all.
     """
     host = server.get("host", "127.0.0.1")
     where = f"Redis on {host}:{server['port']}"
+    connection = reach(server, timeout, prove=prove)
     try:
-        client = Client(
-            host,
-            server["port"],
-            connection=reach(server, timeout, prove=prove),
-            ca_file=server.get("ca_file"),
-            server_name=server.get("server_name"),
-            cert_file=server.get("cert_file"),
-            key_file=server.get("key_file"),
-        )
+        context, name = _offer(server, named=prove is None), server.get("server_name")
+        client = Client(host, server["port"], connection=connection, context=context, server_name=name)
     except OSError as error:
+        connection.close()
         raise Failed(f"{where} cannot be reached: {error}") from None
     try:
         if login is not None:

@@ -69,6 +69,7 @@ def record_success(source: Source, result: dict[str, Any]) -> None:
         words["success"] = {
             "at": at,
             "id": result["id"],
+            "host": source.host,
             "items": result["items"],
             "bytes": result["bytes"],
             "digest": result["digest"],
@@ -97,6 +98,10 @@ def tell(source: Source) -> dict[str, Any]:
     failure = f"; the last run failed: {known['failure']}" if "failure" in known else ""
     if not success:
         return {"ok": False, "text": "there is no backup yet" + failure, **known}
+    if success.get("host", source.host) != source.host:
+        # It was renamed: what there is of it is in another repository than that which is asked from now on.
+        text = f"there is no backup yet under the name {source.host}; those until now are of {success['host']}"
+        return {"ok": False, "text": text + failure, **known}
     age = time.time() - success["at"]
     text = f"backup {success['id'][:8]} of {datetime.fromtimestamp(success['at'], UTC):%Y-%m-%dT%H:%M:%SZ}, {age:.0f} s ago"
     ok = age <= source.max_age and not failure
