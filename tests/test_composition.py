@@ -40,7 +40,7 @@ def site(
     children = {group: {"hosts": dict.fromkeys(members)} for group, members in groups.items()}
     (inventory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": children}}))
     (inventory / "group_vars/all.yml").write_text(yaml.safe_dump({"env_name": "test", **SECRETS, **more}))
-    told = {name: f"{{{{ {name} }}}}" for name in WANTED}
+    told = {name: f"{{{{ {name} | default(none) }}}}" for name in WANTED}
     task = {
         "ansible.builtin.copy": {
             "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",

@@ -93,6 +93,7 @@ MORE += [
         [True, False, 0, 1, "yes", "No", "ON", "off", "true", "False", "1", "0"],
         ["", "y", "t", "perhaps", 2, -1, 1.0, None, [], [True], " true", "true\n"],
     ),
+    ("all_host_name", [["redis1", "*.example.com", "2001:db8::1"], []], ["redis1", ["a b"], ["-a"], ["a" * 254]]),
     (
         "moment",
         ["2026-01-31T14:00:00Z", "2026-01-31 14:00", "2026-01-31T14:00:00+01:00", datetime(2026, 1, 31)],
