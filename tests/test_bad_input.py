@@ -284,7 +284,7 @@ def run(
     inventory = folder / "hosts.json"
     groups = {name: {"hosts": hosts} for name, hosts in {"redis": redis, "app": app, **more}.items()}
     inventory.write_text(json.dumps({"all": {"children": groups}}))
-    base = ("inventory/base/groups.yml", "inventory/base/composition.yml", "tests/inventory/minimal.yml")
+    base = ("inventory/base/all.yml", "inventory/base/composition.yml", "tests/inventory/minimal.yml")
     sources = [word for source in (*base, str(inventory)) for word in ("-i", source)]
     return subprocess.run(
         [Path(sys.executable).parent / "ansible-playbook", *sources, *arguments, "playbooks/preflight.yml"],
