@@ -159,5 +159,5 @@ def test_a_renamed_host_is_known_by_both_names_until_its_renewal(tmp_path: Path)
     # And back again, with what it was in between; until the renewal, which is due at once here.
     controller.run("app1", *renamed[1:])
     assert controller.names("app1") == {"app1", "app9", "localhost"}
-    controller.run("app1", *renamed[1:], certificates_renew_days=5000)
+    controller.run("app1", *renamed[1:], certificates_days=500, certificates_renew_days=450)
     assert controller.names("app1") == {"app1", "localhost"}

@@ -570,10 +570,10 @@ def test_an_unknown_backup(site: Site) -> None:
     with refused(site, "id that is too short", "there is no such backup"):
         site.restore(backup="")
     with refused(
-        site, "time before the first backup", "no backup of redis up to 2001-01-01; the first is [0-9a-f]{8} of 2"
+        site, "time before the first backup", "no backup of redis up to 2001-01-01T00:00:00Z; the first is [0-9a-f]{8}"
     ):
-        site.restore(as_of="2001-01-01")
-    with refused(site, "no time", "found 'yesterday'; expected a time such as"):
+        site.restore(as_of="2001-01-01T00:00:00Z")
+    with refused(site, "no time", "found 'yesterday'; expected a date with its time"):
         site.restore(as_of="yesterday")
     with refused(site, "unknown host", "there is no backup of redis"):
         site.restore(host="elsewhere")
