@@ -33,7 +33,7 @@ def test_a_host_that_dies_fails_no_read_and_comes_back_by_itself(traffic: Traffi
         subprocess.run(["podman", "start", f"{PREFIX}app1"], check=True, capture_output=True)
         time.sleep(1)
     print(traffic.count, traffic.answers, traffic.slowest, traffic.problems)
-    assert traffic.count > 1000
+    assert traffic.count > 300
     assert [problem for problem in traffic.problems if problem.startswith("GET")] == []
     # What was on its way to the host just then and might be done twice: at most one of each client's.
     assert len(traffic.problems) <= 20
@@ -73,7 +73,7 @@ def test_a_redeployment_fails_no_request(traffic: Traffic) -> None:
     # How long that is in seconds depends on what else this machine does.
     assert traffic.problems == []
     assert set(traffic.answers) == {"200"}
-    assert traffic.count > 1000
+    assert traffic.count > 300
 
 
 def test_a_release_that_is_no_good_stops_at_the_first_host_and_fails_no_request(traffic: Traffic) -> None:
