@@ -29,6 +29,8 @@ ADDRESSES: dict[str, str] = MAP["hosts"]
 # Not every scenario has it.
 REDIS_ADDRESS = ADDRESSES.get("redis1", "")
 PREFIX: str = MAP["containers"]
+# podman or docker.
+ENGINE: str = MAP["engine"]
 
 
 def published(port: int) -> int:

@@ -14,12 +14,12 @@ import pytest
 from backups import databackup, fill, live
 from testinfra.host import Host
 
-from conftest import LAB, PREFIX, connect, eventually, playbook
+from conftest import ENGINE, LAB, PREFIX, connect, eventually, playbook
 
 
 def destroy(*names: str) -> None:
     """Remove hosts of the lab with all that they had."""
-    subprocess.run(["podman", "rm", "--force", "--volumes", *(PREFIX + name for name in names)], check=True)
+    subprocess.run([ENGINE, "rm", "--force", "--volumes", *(PREFIX + name for name in names)], check=True)
 
 
 def create() -> None:

@@ -11,7 +11,7 @@ import pytest
 from backends import all_up
 from traffic import Traffic, ask, listen, reads, writes
 
-from conftest import PREFIX, changed, connect, playbook
+from conftest import ENGINE, PREFIX, changed, connect, playbook
 
 # A setting that each instance is restarted for.
 NEXT = {"app_memory_max": "500M"}
@@ -28,9 +28,9 @@ def traffic(admin_token: str) -> Traffic:
 def test_a_host_that_dies_fails_no_read_and_comes_back_by_itself(traffic: Traffic) -> None:
     with traffic:
         time.sleep(1)
-        subprocess.run(["podman", "kill", f"{PREFIX}app1"], check=True, capture_output=True)
+        subprocess.run([ENGINE, "kill", f"{PREFIX}app1"], check=True, capture_output=True)
         time.sleep(5)
-        subprocess.run(["podman", "start", f"{PREFIX}app1"], check=True, capture_output=True)
+        subprocess.run([ENGINE, "start", f"{PREFIX}app1"], check=True, capture_output=True)
         time.sleep(1)
     print(traffic.count, traffic.answers, traffic.slowest, traffic.problems)
     assert traffic.count > 300

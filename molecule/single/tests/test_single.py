@@ -11,7 +11,7 @@ import pytest
 from testinfra.host import Host
 from traffic import ask, log_in
 
-from conftest import ADDRESSES, LAB, PREFIX, as_user, assert_confined, changed, connect, eventually, playbook
+from conftest import ADDRESSES, ENGINE, LAB, PREFIX, as_user, assert_confined, changed, connect, eventually, playbook
 
 SUBJECTS = {
     *("redis-cache", "redis-state", "quantdesk", "database", "load_balancer"),
@@ -123,7 +123,7 @@ def test_every_source_has_a_backup_and_one_is_restored(desk1: Host) -> None:
 
 
 def test_all_of_it_comes_back_after_a_boot_and_a_run_changes_nothing() -> None:
-    subprocess.run(["podman", "restart", "--time", "20", f"{PREFIX}desk1"], check=True, capture_output=True)
+    subprocess.run([ENGINE, "restart", "-t", "20", f"{PREFIX}desk1"], check=True, capture_output=True)
     assert eventually(healthy, bool, 120)
     result = playbook("site.yml")
     assert result.returncode == 0, result.stdout

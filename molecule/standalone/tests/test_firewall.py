@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from testinfra.host import Host
 
-from conftest import ADDRESSES, PREFIX, REDIS_ADDRESS, eventually, health
+from conftest import ADDRESSES, ENGINE, PREFIX, REDIS_ADDRESS, eventually, health
 
 KNOCK = """
 import socket, sys
@@ -85,7 +85,7 @@ def test_a_host_whose_rules_do_not_load_comes_up_closed_and_can_be_repaired(outs
     # The application's port: Redis' own unit would shut strangers out by itself.
     app1.check_output("cp -a /etc/nftables-quantdesk.conf /root/ && echo 'no rules' >> /etc/nftables-quantdesk.conf")
     try:
-        subprocess.run(["podman", "restart", "--time", "20", f"{PREFIX}app1"], check=True, capture_output=True)
+        subprocess.run([ENGINE, "restart", "-t", "20", f"{PREFIX}app1"], check=True, capture_output=True)
         state = eventually(lambda: inside("app1", "systemctl", "is-active", "quantdesk@3002"), "active".__eq__, 90)
         assert state == "active"
         assert inside("app1", "systemctl", "is-active", "nftables-quantdesk") == "failed"
@@ -143,5 +143,5 @@ def test_the_application_connects_to_what_is_declared_and_to_nothing_else(app1: 
 
 def inside(name: str, *words: str) -> str:
     """Return what a program of a host prints, whatever its packet filter lets in."""
-    command = ["podman", "exec", f"{PREFIX}{name}", *words]
+    command = [ENGINE, "exec", f"{PREFIX}{name}", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

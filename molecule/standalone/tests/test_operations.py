@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
-from conftest import PREFIX, RedisCli, changed, eventually, playbook
+from conftest import ENGINE, PREFIX, RedisCli, changed, eventually, playbook
 
 
 @pytest.fixture
@@ -107,11 +107,11 @@ def test_what_is_wrong_with_the_hosts_is_named_at_once_and_nothing_changes(bare_
     other = {
         "redis_instances": [{"name": "other", "tls_port": 6380, "maxmemory": "32mb", "maxmemory_policy": "noeviction"}]
     }
-    subprocess.run(["podman", "pause", f"{PREFIX}app1"], check=True, capture_output=True)
+    subprocess.run([ENGINE, "pause", f"{PREFIX}app1"], check=True, capture_output=True)
     try:
         result = playbook("site.yml", "-i", "inventory/lab", "-i", str(bare_host), "--extra-vars", json.dumps(other))
     finally:
-        subprocess.run(["podman", "unpause", f"{PREFIX}app1"], check=True, capture_output=True)
+        subprocess.run([ENGINE, "unpause", f"{PREFIX}app1"], check=True, capture_output=True)
     assert result.returncode != 0
     report = " ".join(result.stdout.rsplit("fatal:", 1)[1].split())
     for problem in (
@@ -212,7 +212,7 @@ def test_the_role_deploys_another_application(outsider: Host) -> None:
 
 
 def test_a_dead_host_of_the_lab_is_replaced_without_a_question() -> None:
-    subprocess.run(["podman", "kill", f"{PREFIX}outsider"], check=True, capture_output=True)
+    subprocess.run([ENGINE, "kill", f"{PREFIX}outsider"], check=True, capture_output=True)
     result = playbook("../molecule/default/create.yml")
     assert result.returncode == 0, result.stdout
     assert changed(result.stdout)["outsider"] == 1

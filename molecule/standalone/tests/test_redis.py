@@ -8,7 +8,7 @@ import time
 import pytest
 from testinfra.host import Host
 
-from conftest import LAB, PREFIX, REDIS_ADDRESS, RedisCli, as_user, assert_confined, eventually, health, secret
+from conftest import ENGINE, LAB, PREFIX, REDIS_ADDRESS, RedisCli, as_user, assert_confined, eventually, health, secret
 
 
 def test_answers_over_tls_with_the_password(redis_cli: RedisCli, app_cli: RedisCli) -> None:
@@ -120,7 +120,7 @@ def test_a_key_survives_a_restart_of_the_whole_host(
     redis1: Host, app1: Host, redis_cli: RedisCli, app_cli: RedisCli
 ) -> None:
     assert redis_cli("SET survives:reboot yes") == ["OK"]
-    subprocess.run(["podman", "restart", "--time", "10", f"{PREFIX}redis1"], check=True, capture_output=True)
+    subprocess.run([ENGINE, "restart", "-t", "10", f"{PREFIX}redis1"], check=True, capture_output=True)
     # The shared connection leads to the host before the restart.
     subprocess.run(["ssh", "-F", LAB / "ssh/config", "-O", "exit", "redis1"], check=False, capture_output=True)
 
