@@ -143,3 +143,15 @@ def test_a_renamed_host_is_known_by_both_names_until_its_renewal(tmp_path: Path)
     assert controller.names("app1") == {"app1", "app9", "localhost"}
     controller.run("app1", *renamed[1:], certificates_days=500, certificates_renew_days=450)
     assert controller.names("app1") == {"app1", "localhost"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the role gives its files to root")
+def test_check_mode_does_not_fail_without_an_authority_or_on_a_bare_host(tmp_path: Path) -> None:
+    controller, made = Controller(tmp_path), (tmp_path / "pki", tmp_path / "host1", tmp_path / "host2")
+    assert "changed=" in controller.run("app1", check=True)
+    assert not any(path.exists() for path in made)
+    controller.run("app1")
+    assert "changed=" in controller.run("app1", "redis1", check=True)
+    assert [path.exists() for path in made] == [True, True, False]
+    assert not list((tmp_path / "pki/hosts").glob("redis1.*"))
