@@ -263,6 +263,49 @@ def test_a_server_is_found_at_the_address_from_before(
         assert shown(unit, "127.0.0.3", capsys, "127.0.0.3")["replies"] == ["PONG"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("127.0.0.2", ["127.0.0.2", "127.0.0.3"]),
+        ("127.0.0.2", ["127.0.0.3", "127.0.0.2"]),
+        ("127.0.0.2 127.0.0.3", ["127.0.0.3"]),
+    ],
+    ids=["behind", "before", "one less"],
+)
+def test_a_server_without_loopback_gets_another_address_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], old: str, new: list[str]
+) -> None:
+    with host(tmp_path, monkeypatch, capsys, bind=old) as unit:
+        before, reached = pid_of(unit), way(unit, OLD_NAME, new[0])
+        checked = modules(unit, capsys, reached, {"bind": new}, check=True)
+        assert [result["changed"] for result in checked] == [False, True, False]
+        results = modules(unit, capsys, reached, {"bind": new})
+        assert results[1]["applied"] == ["bind"]
+        assert results[1]["restart"] == []
+        again = modules(unit, capsys, reached, {"bind": new})
+        assert [result["changed"] for result in again] == [False, False, False]
+        assert pid_of(unit) == before
+        assert sorted(peer.listening(int(before), unit.port)) == sorted(new)
+
+
+def test_a_run_that_was_cut_off_before_systemd_knew_the_new_address_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The server is at the new address already; the unit lets in loopback, and the slice the old address only.
+    with host(tmp_path, monkeypatch, capsys, bind="127.0.0.3") as unit:
+        before, reached = pid_of(unit), way(unit, OLD_NAME, "127.0.0.3")
+        connect = socket.create_connection
+
+        def filtered(address: tuple[str, int], *words: Any, **more: Any) -> socket.socket:
+            if more.get("source_address", ("", 0))[0] not in ("127.0.0.1", "::1"):
+                raise TimeoutError(f"{address[0]} timed out")
+            return connect(address, *words, **more)
+
+        monkeypatch.setattr(socket, "create_connection", filtered)
+        assert [result["changed"] for result in modules(unit, capsys, reached, {"bind": ["127.0.0.3"]})] == [False] * 3
+        assert pid_of(unit) == before
+
+
 def test_an_address_that_the_host_does_not_have_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
