@@ -41,14 +41,14 @@ def load(path: str, name: str) -> ModuleType:
     return module
 
 
-def ansible(program: str, *words: str | Path) -> tuple[int, str]:
+def ansible(program: str, *words: str | Path, cwd: Path = PROJECT) -> tuple[int, str]:
     """Run `ansible` or `ansible-playbook` on this machine, and return the exit code and all output."""
     # As JSON: the path may have a blank in it.
     here = ["-i", "localhost,", "-e"]
     here.append(json.dumps({"ansible_python_interpreter": sys.executable, "ansible_connection": "local"}))
     done = subprocess.run(
         [Path(sys.executable).parent / program, *here, *words],
-        cwd=PROJECT,
+        cwd=cwd,
         env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from cryptography import x509
 
-from conftest import PROJECT
+from conftest import ansible
 
 LONG = "redis-cache-primary-node-of-the-trading-desk-in-frankfurt-rack-17.example.com"
 # Names, and their addresses in the inventory.
@@ -25,37 +24,34 @@ HOSTS = {
 }
 
 
+def play(
+    folder: Path, hosts: dict[str, Any], common: dict[str, Any], tasks: list[dict[str, Any]], *options: str
+) -> str:
+    """Run tasks for hosts, which are folders of this machine, and return the output."""
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}))
+    (folder / "play.yml").write_text(
+        yaml.safe_dump([{"hosts": "all:!localhost", "gather_facts": False, "tasks": tasks}])
+    )
+    code, output = ansible("ansible-playbook", *options, "-i", folder / "hosts.yml", folder / "play.yml")
+    assert code == 0, output
+    return output
+
+
 @pytest.fixture(scope="module")
 def issued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The authority's folder after two runs, and what they printed."""
     folder = tmp_path_factory.mktemp("issued")
     hosts = {name: {"private_address": address} for name, address in HOSTS.items()}
     common = {
-        "ansible_connection": "local",
-        "ansible_python_interpreter": sys.executable,
         "certificates_path": f"{folder}/host",
         "certificates_group": "root",
         "certificates_ca_dir": f"{folder}/pki",
     }
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}))
     tasks = [
         {"name": part, "ansible.builtin.include_role": {"name": "certificates", "tasks_from": part, "public": True}}
         for part in ("authority", "issue")
     ]
-    (folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-    program = Path(sys.executable).parent / "ansible-playbook"
-    printed = []
-    for _ in range(2):
-        done = subprocess.run(
-            [program, "-i", folder / "hosts.yml", folder / "play.yml"],
-            cwd=PROJECT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        printed.append(done.stdout)
+    printed = [play(folder, hosts, common, tasks) for _ in range(2)]
     return folder / "pki", printed
 
 
@@ -89,32 +85,18 @@ class Controller:
             for number, name in enumerate(names, 1)
         }
         common = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
             "ansible_become": False,
             "certificates_ca_dir": f"{self.folder}/pki",
             "certificates_group": "root",
             **inputs,
         }
-        (self.folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}))
         # As the playbooks do: the preflight first, and the role after that.
         tasks = [
             {"name": "Ask", "ansible.builtin.include_role": {"name": "certificates", "tasks_from": "preflight"}},
             {"name": "Remember", "ansible.builtin.set_fact": {"preflight_passed": True}},
             {"name": "Issue and install", "ansible.builtin.import_role": {"name": "certificates"}},
         ]
-        (self.folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-        program = Path(sys.executable).parent / "ansible-playbook"
-        done = subprocess.run(
-            [program, *(["--check"] if check else []), "-i", self.folder / "hosts.yml", self.folder / "play.yml"],
-            cwd=PROJECT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        return play(self.folder, hosts, common, tasks, *(["--check"] if check else []))
 
     def install(self, number: int, certificate: str, key: str) -> None:
         """Put what was issued to some names on a host."""
@@ -161,3 +143,15 @@ def test_a_renamed_host_is_known_by_both_names_until_its_renewal(tmp_path: Path)
     assert controller.names("app1") == {"app1", "app9", "localhost"}
     controller.run("app1", *renamed[1:], certificates_days=500, certificates_renew_days=450)
     assert controller.names("app1") == {"app1", "localhost"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the role gives its files to root")
+def test_check_mode_does_not_fail_without_an_authority_or_on_a_bare_host(tmp_path: Path) -> None:
+    controller, made = Controller(tmp_path), (tmp_path / "pki", tmp_path / "host1", tmp_path / "host2")
+    assert "changed=" in controller.run("app1", check=True)
+    assert not any(path.exists() for path in made)
+    controller.run("app1")
+    assert "changed=" in controller.run("app1", "redis1", check=True)
+    assert [path.exists() for path in made] == [True, True, False]
+    assert not list((tmp_path / "pki/hosts").glob("redis1.*"))

@@ -345,36 +345,37 @@ def test_check_mode_restarts_nothing(unit: Unit, capsys: pytest.CaptureFixture[s
 
 
 class Listener(threading.Thread):
-    """Somebody else on the port, with a certificate that is not ours; keeps all that it is sent."""
+    """Somebody else on the port, with a certificate of its own; keeps all that it is sent."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pair: Pair, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         super().__init__(daemon=True)
-        pair = issue("impostor")
         (folder / "impostor.crt").write_text(pair.crt)
         (folder / "impostor.key").write_text(pair.pem())
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(folder / "impostor.crt", folder / "impostor.key")
-        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket = socket.create_server(address)
         self.port: int = self.socket.getsockname()[1]
         self.heard: list[bytes] = []
 
     def run(self) -> None:
-        """Take connections one after another."""
+        """Take connections one after another, and keep what comes before and after the handshake."""
         while True:
             try:
                 raw, _ = self.socket.accept()
             except OSError:
                 return
             try:
-                with self.context.wrap_socket(raw, server_side=True) as connection:
-                    self.heard.append(connection.recv(1000))
+                with raw:
+                    self.heard.append(raw.recv(1000, socket.MSG_PEEK))
+                    with self.context.wrap_socket(raw, server_side=True) as connection:
+                        self.heard.append(connection.recv(1000))
             except OSError:
-                raw.close()
+                continue
 
 
 def test_nobody_but_the_process_of_the_unit_gets_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ca.crt").write_text(NEW.crt)
-    impostor = Listener(tmp_path)
+    impostor = Listener(tmp_path, issue("impostor"))
     impostor.start()
     way = {"host": "127.0.0.1", "port": impostor.port, "server_name": None, "cert_file": None, "key_file": None}
     params = {

@@ -6,7 +6,6 @@ import ipaddress
 import os
 import shutil
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from cryptography import x509
 from databackup import redis_server, settings, status
 from databackup.errors import Failed
 from test_certificates import LOOPBACK, issue
-from test_redis_peer import OLD, PASSWORD, Unit, peer, redis_config, redis_users, resp, run, started, users
+from test_redis_peer import OLD, PASSWORD, Listener, Unit, peer, redis_config, redis_users, resp, run, started, users
 
 from conftest import load
 
@@ -230,45 +229,17 @@ def test_without_its_process_the_server_is_known_by_its_name_alone(
         assert "Nothing was changed" in refused["msg"]
 
 
-class Impostor(threading.Thread):
-    """Somebody else at an address and port of ours, with a certificate of our authority; keeps all that it is sent."""
-
-    def __init__(self, folder: Path, address: str, port: int, names: Sequence[x509.GeneralName]) -> None:
-        super().__init__(daemon=True)
-        pair = issue("impostor", OLD, names=names)
-        (folder / "impostor.crt").write_text(pair.crt)
-        (folder / "impostor.key").write_text(pair.pem())
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(folder / "impostor.crt", folder / "impostor.key")
-        self.socket = socket.create_server((address, port))
-        self.heard = b""
-
-    def run(self) -> None:
-        """Take connections one after another, and keep what comes before and after the handshake."""
-        while True:
-            try:
-                raw, _ = self.socket.accept()
-            except OSError:
-                return
-            with raw:
-                self.heard += raw.recv(1000, socket.MSG_PEEK)
-                try:
-                    with self.context.wrap_socket(raw, server_side=True) as connection:
-                        self.heard += connection.recv(1000)
-                except OSError:
-                    continue
-
-
 def test_an_impostor_with_a_certificate_of_the_new_name_gets_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with host(tmp_path, monkeypatch, capsys, bind="127.0.0.2") as unit:
-        impostor = Impostor(tmp_path, "127.0.0.3", unit.port, [*named("renamed"), general("127.0.0.3")])
+        pair = issue("impostor", OLD, names=[*named("renamed"), general("127.0.0.3")])
+        impostor = Listener(tmp_path, pair, ("127.0.0.3", unit.port))
         impostor.start()
         reached = way(unit, "renamed", "127.0.0.3")
         done = run(redis_users, {**users(unit), "server": reached, "trusted_unit": "redis.service"}, capsys)
         impostor.socket.close()
-        assert impostor.heard == b""
+        assert b"".join(impostor.heard) == b""
         # As if nobody listened there.
         assert done["server"] == "down"
 
@@ -290,6 +261,49 @@ def test_a_server_is_found_at_the_address_from_before(
         assert pid_of(unit) == before
         assert peer.listening(int(before), unit.port) == ["127.0.0.3"]
         assert shown(unit, "127.0.0.3", capsys, "127.0.0.3")["replies"] == ["PONG"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("127.0.0.2", ["127.0.0.2", "127.0.0.3"]),
+        ("127.0.0.2", ["127.0.0.3", "127.0.0.2"]),
+        ("127.0.0.2 127.0.0.3", ["127.0.0.3"]),
+    ],
+    ids=["behind", "before", "one less"],
+)
+def test_a_server_without_loopback_gets_another_address_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], old: str, new: list[str]
+) -> None:
+    with host(tmp_path, monkeypatch, capsys, bind=old) as unit:
+        before, reached = pid_of(unit), way(unit, OLD_NAME, new[0])
+        checked = modules(unit, capsys, reached, {"bind": new}, check=True)
+        assert [result["changed"] for result in checked] == [False, True, False]
+        results = modules(unit, capsys, reached, {"bind": new})
+        assert results[1]["applied"] == ["bind"]
+        assert results[1]["restart"] == []
+        again = modules(unit, capsys, reached, {"bind": new})
+        assert [result["changed"] for result in again] == [False, False, False]
+        assert pid_of(unit) == before
+        assert sorted(peer.listening(int(before), unit.port)) == sorted(new)
+
+
+def test_a_run_that_was_cut_off_before_systemd_knew_the_new_address_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The server is at the new address already; the unit lets in loopback, and the slice the old address only.
+    with host(tmp_path, monkeypatch, capsys, bind="127.0.0.3") as unit:
+        before, reached = pid_of(unit), way(unit, OLD_NAME, "127.0.0.3")
+        connect = socket.create_connection
+
+        def filtered(address: tuple[str, int], *words: Any, **more: Any) -> socket.socket:
+            if more.get("source_address", ("", 0))[0] not in ("127.0.0.1", "::1"):
+                raise TimeoutError(f"{address[0]} timed out")
+            return connect(address, *words, **more)
+
+        monkeypatch.setattr(socket, "create_connection", filtered)
+        assert [result["changed"] for result in modules(unit, capsys, reached, {"bind": ["127.0.0.3"]})] == [False] * 3
+        assert pid_of(unit) == before
 
 
 def test_an_address_that_the_host_does_not_have_changes_nothing(

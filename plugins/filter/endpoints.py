@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import ip_address
 from typing import Any
+
+from jinja2 import Environment, pass_environment
 
 Endpoint = Mapping[str, Any]
 
@@ -52,15 +53,8 @@ def redis_environment(endpoints: Mapping[str, Endpoint]) -> dict[str, str]:
     return found
 
 
-def _is_address(host: Any) -> bool:
-    try:
-        ip_address(str(host))
-    except ValueError:
-        return False
-    return True
-
-
-def redis_outgoing(endpoints: Mapping[str, Endpoint], user: str) -> list[dict[str, Any]]:
+@pass_environment
+def redis_outgoing(environment: Environment, endpoints: Mapping[str, Endpoint], user: str) -> list[dict[str, Any]]:
     """Return for firewall_outgoing what a user may connect to, to reach all endpoints and their Sentinels.
 
     One item for each address. Those that have names are left out, as a packet filter knows addresses only.
@@ -68,7 +62,7 @@ def redis_outgoing(endpoints: Mapping[str, Endpoint], user: str) -> list[dict[st
     ports: dict[str, set[int]] = {}
     for endpoint in endpoints.values():
         for place in (*endpoint["addresses"], *endpoint.get("sentinels", ())):
-            if _is_address(place["host"]):
+            if environment.call_test("address", place["host"]):
                 ports.setdefault(str(place["host"]), set()).add(int(place["port"]))
     return [{"user": user, "name": "redis", "ports": sorted(found), "to": [host]} for host, found in ports.items()]
 

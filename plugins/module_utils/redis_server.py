@@ -138,7 +138,9 @@ def dial(server: dict[str, Any], unit: str | None, timeout: float) -> socket.soc
     except OSError:
         for host in listening(main_pid(unit), server["port"]) if unit else []:
             try:
-                return proven(socket.create_connection((host, server["port"]), timeout=timeout))
+                # From loopback, which the unit lets in whatever systemd knows of the host's addresses by now.
+                source = ("::1" if ":" in host else "127.0.0.1", 0)
+                return proven(socket.create_connection((host, server["port"]), timeout, source_address=source))
             except OSError:
                 # The host has that address no more, and perhaps another one has it.
                 continue

@@ -285,7 +285,7 @@ def test_a_host_is_renamed_and_back_while_a_client_works(redis1: Host, tmp_path:
         renamed = state(redis1)
         assert renamed.pid == before.pid
         assert renamed.serial != before.serial
-        # A client of the old name gets in until it is told.
+        # A client that still verifies the old name can connect.
         ask = "openssl s_client -connect %s:6380 -verify_hostname %s -CAfile /etc/ssl/quantdesk/ca.crt </dev/null 2>&1"
         for each in (name, "redis1"):
             assert "Verify return code: 0 (ok)" in redis1.check_output(ask, REDIS_ADDRESS, each)

@@ -79,7 +79,8 @@ class Cut:
 
     file: str
     offset: int
-    time: str
+    # When, as far as the log tells: see times_of.
+    times: list[int]
     # None where nobody has noted how long the file was.
     bytes: int | None = None
 
@@ -87,7 +88,8 @@ class Cut:
     def text(self) -> str:
         """Return it as a sentence."""
         size = "what was" if self.bytes is None else f"{self.bytes} bytes"
-        return f"At its start of {self.time} Redis found {self.file} cut and dropped {size} behind byte {self.offset}."
+        when = " or ".join(datetime.fromtimestamp(at, UTC).isoformat() for at in self.times) or "an unknown time"
+        return f"At its start of {when} Redis found {self.file} cut and dropped {size} behind byte {self.offset}."
 
 
 @dataclass
@@ -323,7 +325,7 @@ class Repair:
                 # The first is the cause: others follow from it.
                 refusal = refusal or match[1]
             if match := TRUNCATED.search(line):
-                cut = Cut(match[1], int(match[2]), _time_of(line))
+                cut = Cut(match[1], int(match[2]), times_of(line))
                 cut.bytes = self._noted(cut)
         return refusal, cut
 
@@ -332,7 +334,8 @@ class Repair:
         try:
             path = sizes_file(self.target)
             # What was noted long before another start says nothing of this one.
-            if not 0 <= datetime.fromisoformat(cut.time).timestamp() - int(path.stat().st_mtime) < FRESH:
+            noted = int(path.stat().st_mtime)
+            if not any(0 <= at - noted < FRESH for at in cut.times):
                 return None
             sizes = dict(line.rsplit(" ", 1) for line in path.read_text(encoding="utf-8").splitlines())
             dropped = int(sizes.get(cut.file, 0)) - cut.offset
@@ -764,9 +767,13 @@ def _sum(counts: list[int | None]) -> int | None:
     return None if None in counts else sum(count or 0 for count in counts)
 
 
-def _time_of(line: str) -> str:
-    """Return the time of a line of Redis' log, in UTC."""
+def times_of(line: str) -> list[int]:
+    """Return the time of a line of Redis' log, in seconds since the epoch; two in the hour that a clock shows twice.
+
+    The log has the host's own time without its zone. Empty where the line has no time.
+    """
     match = re.search(r"([0-9]{1,2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8})", line)
     if match is None:
-        return "an unknown time"
-    return datetime.strptime(match[1], "%d %b %Y %H:%M:%S").astimezone(UTC).isoformat()
+        return []
+    local = datetime.strptime(match[1], "%d %b %Y %H:%M:%S")
+    return sorted({int(local.replace(fold=fold).timestamp()) for fold in (0, 1)})
