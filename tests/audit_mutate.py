@@ -225,7 +225,7 @@ MUTATIONS = [
         "a vault file in clear",
         "true",
         "true",
-        files={"inventory/lab/group_vars/vault_audit.yml": "vault_nothing: in clear\n"},
+        files={"inventory/lab/group_vars/all/vault_audit.yml": "vault_nothing: in clear\n"},
     ),
     live(38, "another limit of clients", "maxclients 9000", "maxclients 10000"),
     live(40, "no ACL log", "acllog-max-len 0; redis-admin ACL LOG RESET", "acllog-max-len 128"),
