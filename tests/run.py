@@ -130,7 +130,10 @@ def quick() -> list[Part]:
     others = [part for part in parts() if not part.lab and part.name != "unit"]
     found = [*reversed(others), unit]
     running = subprocess.run(
-        [os.environ.get("LAB_ENGINE", "podman"), "ps", "--quiet", "--filter", "label=quantdesk.lab=0"], capture_output=True, text=True, check=False
+        [os.environ.get("LAB_ENGINE", "podman"), "ps", "--quiet", "--filter", "label=quantdesk.lab=0"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if not running.stdout.strip():
         print("No lab is up (make up), so no host is asked.")

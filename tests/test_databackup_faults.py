@@ -354,6 +354,27 @@ def test_an_index_that_another_run_is_just_writing_is_read_once_more(site: Site)
     assert site.command("check")[0] == 0
 
 
+def test_a_lock_that_another_run_removes_while_it_is_looked_at_is_no_damage(site: Site) -> None:
+    """As with several sources of a host that are all backed up at the same moment."""
+    lock = site.folder / "repository/locks" / ("a" * 64)
+    # It stands in the list, and is not there when it is read.
+    lock.symlink_to(site.folder / "gone")
+    timer = threading.Timer(4, lock.unlink)
+    timer.start()
+    try:
+        assert site.backup()
+    finally:
+        timer.cancel()
+        lock.unlink(missing_ok=True)
+
+
+def test_what_ssh_says_of_the_account_is_no_cause() -> None:
+    said = "rclone: Could not chdir to home directory /nonexistent: No such file or directory\nFatal: no idea\n"
+    assert explain(said) == "restic says: Fatal: no idea"
+    said += "Load(<data/5b3f5c7dcd>, 675361, 804179) returned error, retrying after 1.31013006s: EOF\n"
+    assert explain(said).endswith("retrying after 1.31013006s: EOF")
+
+
 # --- A backup that is not what it was ---
 
 

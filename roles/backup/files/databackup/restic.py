@@ -93,9 +93,16 @@ REASONS = (
     ("pack", "the repository is damaged: a pack is not what its name says, see `databackup check`"),
 )
 LOCKED = "repository is already locked"
-# A small file that another run is just writing is half there for a moment: rclone before 1.63 gives it its name before it is
-# whole. https://rclone.org/changelog/#v1-63-0-2023-06-30
-HALF = re.compile(r"load\W*<(?:index|lock|snapshot)/(\w+)>\W+.*invalid data returned", re.IGNORECASE)
+# What another run does at the same moment, and is over at the next look: a small file that it is just writing is half there
+# (rclone before 1.63 gives it its name before it is whole, https://rclone.org/changelog/#v1-63-0-2023-06-30); a lock that it
+# removes is gone between restic's list of them and its look into each.
+PASSING = re.compile(
+    r"load\W*<(?:(?:index|lock|snapshot)/(\w+)>\W+.*invalid data returned"
+    r"|lock/(\w+)>\W+.*(?:no such file or directory|does not exist))",
+    re.IGNORECASE,
+)
+# What ssh says of the account on the repository's host, which has no home on purpose, and of itself.
+NOISE = re.compile(r"subprocess ssh: Warning.*|(?:rclone: |subprocess ssh: )?Could not chdir to home directory .*")
 # How long it is waited until another look, in seconds; what is still so then is damaged.
 SETTLING = (0.5, 1, 2, 4)
 # What restic tries for a minute as if it might pass, though what is cut off or lost stays so: after so many times it ends.
@@ -108,8 +115,9 @@ TRIES = 3
 def explain(text: str) -> str:
     """Return what restic's last words mean; those words where nothing is known of them."""
     lines = _lines(text)
+    heard = "\n".join(lines).lower()
     for words, meaning in REASONS:
-        if words.lower() in text.lower():
+        if words.lower() in heard:
             fitting = next((line for line in lines if words.lower() in line.lower()), lines[-1] if lines else "")
             return f"{meaning}. restic says: {fitting[:300]}"
     return last_words(text)
@@ -117,8 +125,8 @@ def explain(text: str) -> str:
 
 def failure(what: str, text: str) -> Failed:
     """Return what ends a run after such an error text: Locked or Unsettled, if that may pass."""
-    if half := HALF.search(text):
-        return Unsettled(f"{what}: {explain(text)}", half[1])
+    if passing := PASSING.search(text):
+        return Unsettled(f"{what}: {explain(text)}", passing[1] or passing[2])
     if LOCKED not in text:
         return Failed(f"{what}: {explain(text)}")
     holder = next(line for line in text.splitlines() if LOCKED in line)
@@ -134,7 +142,7 @@ def last_words(text: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    return [line for line in text.strip().splitlines() if line and not line.startswith("subprocess ssh: Warning")]
+    return [line for line in text.strip().splitlines() if line and not NOISE.fullmatch(line)]
 
 
 def die_with_parent() -> None:
