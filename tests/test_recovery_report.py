@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from ansible.errors import AnsibleActionFail
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
+from recovery.inputs import BadInput, read
+from recovery.judgement import Report, judge
+from recovery.pictures import axis
+from recovery.rendering import as_html, as_json, as_text, environment
+from recovery.words import clean, span
 from test_checks import play
 
 from conftest import load
@@ -58,10 +65,15 @@ def options(**changes: Any) -> dict[str, Any]:
     return {"environment": "lab", "phases": PHASES, "restored": [restored()], "lost_at": LOST, **changes}
 
 
-def report(**changes: Any) -> dict[str, Any]:
+def judged(**changes: Any) -> Report:
     """Return a report."""
-    assessed: dict[str, Any] = reports.assess(options(**changes))
-    return assessed
+    return judge(read(options(**changes)))
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    """Return a report as Ansible gets it, with its text."""
+    found = judged(**changes)
+    return {**found.document(), "text": as_text(found).splitlines()}
 
 
 class Page(HTMLParser):
@@ -106,7 +118,7 @@ class Page(HTMLParser):
 
 def page(**changes: Any) -> Page:
     """Return the page of a report, read."""
-    return Page(reports.as_html(report(**changes)))
+    return Page(as_html(judged(**changes)))
 
 
 # What it says.
@@ -155,7 +167,7 @@ def test_times_may_be_texts_numbers_or_dates_of_yaml() -> None:
 def test_a_rebuild_of_no_time_at_all_is_one() -> None:
     found = report(phases=[phase("nothing", 0, 0)])
     assert (found["rto_seconds"], found["phases"][0]["share"]) == (0.0, 0.0)
-    assert Page(reports.as_html(found)).within("svg")
+    assert page(phases=[phase("nothing", 0, 0)]).within("svg")
 
 
 @pytest.mark.parametrize("lost_at", [None, ""])
@@ -245,7 +257,7 @@ def test_other_things_to_know_are_told() -> None:
         "sessions on redis1: the backup was made 10.0 s after the loss: that was later than told, or clocks differ.",
         "sessions on redis1: the backup is one of redis9.",
     ]
-    assert Page(reports.as_html(found)).within("svg")
+    assert page(restored=[entry]).within("svg")
 
 
 def test_no_data_are_a_problem_unless_none_are_expected() -> None:
@@ -255,7 +267,7 @@ def test_no_data_are_a_problem_unless_none_are_expected() -> None:
     found = report(restored=None, expect_data=False, rpo_limit=1)
     assert (found["ok"], found["rpo_seconds"]) == (True, None)
     assert found["text"][0] == "Rebuilt in 80.0 s; no data were restored, and none were expected."
-    assert "Phases" in Page(reports.as_html(found)).within("h2")
+    assert "Phases" in page(restored=None, expect_data=False).within("h2")
 
 
 def test_the_tables_of_the_text_are_aligned_and_bars_lie_one_after_the_other() -> None:
@@ -278,13 +290,29 @@ def test_the_tables_of_the_text_are_aligned_and_bars_lie_one_after_the_other() -
     assert not any(DIGEST in line for line in lines)
 
 
+def test_a_tab_in_a_name_is_no_column() -> None:
+    lines = report(phases=[phase("a\tb", 0, 10), phase("c", 10, 20)])["text"]
+    head = next(i for i, line in enumerate(lines) if line.startswith("PHASE"))
+    assert [line.split() for line in lines[head + 1 : head + 3]] == [
+        ["a\ufffdb", "+0.0", "10.0", "50%", "[###############", "]"],
+        ["c", "+10.0", "10.0", "50%", "[", "###############]"],
+    ]
+
+
+def test_data_of_the_very_moment_are_no_time_old() -> None:
+    for seconds in (-0.04, 0, 0.04):
+        found = report(restored=[restored(time=START + seconds)], lost_at=None)
+        assert ", 0.0 s before the rebuild began" in found["text"][0]
+        assert "-" not in f"{found['rpo_seconds']} {found['restored'][0]['ahead']}"
+
+
 def test_the_text_holds_no_control_characters_of_hosts() -> None:
     found = report(environment=HOSTILE, phases=[phase(HOSTILE, 0, 1)], restored=[restored(HOSTILE, source=HOSTILE)])
     assert all(line.isprintable() for line in found["text"])
 
 
 def test_json_holds_everything_whole() -> None:
-    found = json.loads(reports.as_json(report(rto_limit=90)))
+    found = json.loads(as_json(judged(rto_limit=90)))
     assert found["restored"][0]["found"] == {"keys": 1000, "digest": DIGEST}
     assert found["restored"][0]["backup"] == "ab12cd34" * 8
     assert (found["rto_limit"], found["rpo_limit"], found["ok"]) == (90.0, None, True)
@@ -297,12 +325,12 @@ def test_json_holds_everything_whole() -> None:
     [(0, "0 s"), (59.6, "1 min"), (60, "1 min"), (3599, "59 min 59 s"), (3660, "1 h 1 min"), (90061, "1 d 1 h")],
 )
 def test_spans_have_two_units_at_most(seconds: float, words: str) -> None:
-    assert reports.span(seconds) == words
+    assert span(seconds) == words
 
 
 @given(st.floats(-1e7, 0), st.floats(0.01, 1e7))
 def test_an_axis_has_few_ticks_all_within(low: float, high: float) -> None:
-    found = reports.ticks(low, high)
+    found = axis(low, high)
     places = [at for at, _ in found]
     assert 1 <= len(places) <= 7
     assert places == sorted(set(places))
@@ -342,7 +370,7 @@ def test_each_picture_has_a_name_a_description_and_a_table_beside_it() -> None:
 
 
 def test_the_page_needs_nothing_else_and_runs_nothing() -> None:
-    text = reports.as_html(report())
+    text = as_html(judged())
     assert not re.search(r"https?://|//[a-z]|@import|javascript:", text)
     assert set(re.findall(r"url\(([^)]*)\)", text)) <= {"#phases-hatch", "#loss-hatch"}
     found = Page(text)
@@ -372,6 +400,35 @@ def test_what_comes_from_hosts_is_text_in_the_page() -> None:
     assert "<script>alert(1)</script>\"'&\ufffd[2J\ufffdevil {{ 1 }}" in everything
     assert "\x1b" not in everything
     assert any(attributes["title"].startswith("</title><script>") for attributes in found.all("code"))
+
+
+def elements(name: str) -> tuple[list[tuple[str, list[str]]], str]:
+    """Return the elements of a page that has a name in every place, with their attributes, and its heading."""
+    entry = restored(name, source=name, backup=name, kept=name)
+    entry["result"]["seconds"] = {name + "1": 1, "total": 2}
+    phases = [{**each, "name": name} for each in PHASES]
+    found = page(environment=name, title=name, phases=phases, restored=[entry])
+    return [(kind, sorted(attributes)) for kind, attributes in found.elements], found.within("h1")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(min_size=1) | st.sampled_from([HOSTILE, "</svg><b>", '" onload="x', "]]>", "<!--", "&lt;", "\t", "\n"]))
+def test_no_name_changes_what_a_page_consists_of(name: str) -> None:
+    found, heading = elements(name)
+    assert found == elements("redis")[0]
+    assert "".join(heading.splitlines()) == clean(name)
+
+
+def test_templates_escape_by_themselves_all_but_the_text() -> None:
+    jinja = environment()
+    names = jinja.list_templates()
+    assert callable(jinja.autoescape)
+    assert {name for name in names if not jinja.autoescape(name)} == {"report.css", "report.txt.j2"}
+    assert jinja.from_string("<p title='{{ x }}'>{{ x }}").render(x="<b>'\n") == "<p title='&lt;b&gt;&#39;\ufffd'>" + (
+        "&lt;b&gt;&#39;\ufffd"
+    )
+    with pytest.raises(UndefinedError):
+        jinja.from_string("{{ rebuild.nothing }}").render(rebuild={})
 
 
 def test_whole_digests_are_in_titles_and_short_ones_in_view() -> None:
@@ -443,8 +500,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED, ids=[message.split(";")[0] for _, message in REFUSED])
 def test_bad_input_is_refused_with_its_place(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(reports.Bad) as refused:
-        reports.assess(options(**changes))
+    with pytest.raises(BadInput) as refused:
+        read(options(**changes))
     assert str(refused.value).startswith(message)
     assert len(str(refused.value)) < 300
 
@@ -452,7 +509,7 @@ def test_bad_input_is_refused_with_its_place(changes: dict[str, Any], message: s
 @pytest.mark.parametrize("name", ["report.pdf", "report", "folder.html"])
 def test_a_file_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.html").mkdir()
-    with pytest.raises(reports.Bad) as refused:
+    with pytest.raises(BadInput) as refused:
         reports.destinations([str(tmp_path / "a.json"), str(tmp_path / name)])
     assert str(refused.value) == (
         f"write: found '{tmp_path / name}'; expected a file that ends in .json, .html or .txt"
@@ -471,7 +528,7 @@ def test_a_file_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.Mo
     file = tmp_path / "new" / "deep" / "report.txt"
     assert [reports.write(file, "old"), reports.write(file, "old")] == [True, False]
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(reports.Bad, match=r"report\.txt cannot be written: No space left on device"):
+    with pytest.raises(AnsibleActionFail, match=r"report\.txt cannot be written: No space left on device"):
         reports.write(file, "new")
     assert file.read_text() == "old"
     assert list(file.parent.iterdir()) == [file]
