@@ -25,7 +25,7 @@ down: ## Remove the lab; with PURGE=1 also its image, secrets, keys and built wh
 	  ansible-playbook molecule/default/destroy.yml -e lab_all=true -e lab_purge=$(if $(PURGE),true,false); \
 	else echo "There is no .venv, so there is no lab of this checkout."; fi
 
-lint: ## ansible-lint, yamllint, ruff, mypy
+lint: ## ansible-lint, yamllint, ruff, mypy, check-jsonschema
 	@requirements/install test
 	@tests/lint
 
