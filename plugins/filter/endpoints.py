@@ -75,7 +75,6 @@ class FilterModule:
         return {
             "url_host": url_host,
             "redis_endpoints": redis_endpoints,
-            "redis_url": redis_url,
             "redis_environment": redis_environment,
             "redis_outgoing": redis_outgoing,
         }
