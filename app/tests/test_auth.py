@@ -25,7 +25,7 @@ from sqlalchemy import text
 
 from conftest import AUTH, Running, Server, Start
 from logins import AUDIENCE, ISSUER, Issuer, jwks
-from quantdesk import database
+from quantdesk.database import database
 from quantdesk.settings import SettingsError, load_settings
 
 LOGIN = "/api/sessions"

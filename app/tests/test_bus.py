@@ -14,11 +14,11 @@ from redis import Redis
 
 from conftest import Running, Server, Start, command, subscribers, until
 from frames import frames
-from quantdesk import bus as buses
-from quantdesk.bus import Bus
-from quantdesk.gateway import Gateway
-from quantdesk.hub import Hub, Subscriber
-from quantdesk.wire import Subscription
+from quantdesk.redis import bus as buses
+from quantdesk.redis.bus import Bus
+from quantdesk.redis.gateway import Gateway
+from quantdesk.redis.wire import Subscription
+from quantdesk.web.hub import Hub, Subscriber
 
 CHANNEL = "price:A"
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from redis import Redis, RedisError
 
 from conftest import HANG, PATIENT_ENV, Server, command, running, until
-from quantdesk import cache as caches
-from quantdesk.cache import DELETED, Cache, Counts, Loaded, Lookup, Outcome, Stats
-from quantdesk.database import Price
-from quantdesk.gateway import Gateway, RedisUnavailable
+from quantdesk.database.database import Price
+from quantdesk.redis import cache as caches
+from quantdesk.redis.cache import DELETED, Cache, Counts, Loaded, Lookup, Outcome, Stats
+from quantdesk.redis.gateway import Gateway, RedisUnavailable
 from quantdesk.settings import CacheTtls, RedisSettings, load_settings
 
 TTLS = CacheTtls(price=30, portfolio=30, order=30, session=30, presence=30)

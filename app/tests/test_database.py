@@ -21,8 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from conftest import HANG
 from postgres import PASSWORD, Postgres
-from quantdesk import database as module
-from quantdesk.database import (
+from quantdesk.database import database as module
+from quantdesk.database.database import (
     Database,
     KeyReused,
     OrderRequest,
@@ -30,7 +30,7 @@ from quantdesk.database import (
     PositionRefused,
     UnknownSymbol,
 )
-from quantdesk.tables import sessions
+from quantdesk.database.tables import sessions
 from test_tls import LOOPBACK, Authority
 
 ID = "i" * 43

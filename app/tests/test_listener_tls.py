@@ -15,7 +15,7 @@ from cryptography import x509
 
 from conftest import until
 from processes import HANDSHAKE, Client, Process, client, request
-from quantdesk.server import Server, TlsListener
+from quantdesk.web.server import Server, TlsListener
 from test_tls import LOOPBACK, Authority
 
 NAME = x509.DNSName("app1")

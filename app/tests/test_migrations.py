@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from conftest import HANG, until
 from postgres import Postgres
-from quantdesk import migrate
-from quantdesk.database import Database, make_engine, migrate_database
-from quantdesk.tables import metadata
+from quantdesk.database import migrate
+from quantdesk.database.database import Database, make_engine, migrate_database
+from quantdesk.database.tables import metadata
 
 # What the first release made, word for word but for the types that PostgreSQL got later.
 LEGACY = """
@@ -75,12 +75,12 @@ async def revision(engine: AsyncEngine) -> str:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "quantdesk.migrate"]
+    return [r.getMessage() for r in caplog.records if r.name == "quantdesk.database.migrate"]
 
 
 def test_revisions_are_those_of_the_scripts() -> None:
     config = Config()
-    config.set_main_option("script_location", "quantdesk:migrations")
+    config.set_main_option("script_location", "quantdesk.database:migrations")
     script = ScriptDirectory.from_config(config)
     found = [revision.revision for revision in script.walk_revisions()]
     assert tuple(reversed(found)) == migrate.REVISIONS
@@ -156,7 +156,7 @@ async def test_database_of_a_newer_release_is_used_as_it_is(
 async def test_start_without_anything_to_migrate_leaves_alembic_alone(database_url: str) -> None:
     await migrate_database(database_url)
     program = (
-        "import asyncio, sys; from quantdesk.database import migrate_database;"
+        "import asyncio, sys; from quantdesk.database.database import migrate_database;"
         f"asyncio.run(migrate_database({database_url!r})); sys.exit('alembic' in sys.modules)"
     )
     done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], timeout=HANG)

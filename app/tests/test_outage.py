@@ -20,8 +20,8 @@ from conftest import (
     subscribers,
     until,
 )
-from quantdesk import cache as caches
-from quantdesk import gateway as gateways
+from quantdesk.redis import cache as caches
+from quantdesk.redis import gateway as gateways
 
 UP = "Redis connected"
 DOWN = "Redis connection failed, continuing without Redis"

@@ -12,9 +12,9 @@ from redis import Redis
 from sqlalchemy import event
 
 from conftest import AUTH, Running, Server, Start, calls, expires_as_set, until
-from quantdesk.cache import Loaded
-from quantdesk.database import Price
+from quantdesk.database.database import Price
 from quantdesk.decimals import parse_amount
+from quantdesk.redis.cache import Loaded
 
 KEY = "qd:development:price:BTC-USD"
 

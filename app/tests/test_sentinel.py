@@ -13,10 +13,10 @@ import pytest
 from redis import Redis, RedisError
 
 from conftest import HANG, Running, Server, Start, command, free_port, state_messages, until
-from quantdesk import gateway as gateways
-from quantdesk import sentinel as sentinels
-from quantdesk.bus import RESET_STATS
-from quantdesk.sentinel import NoPrimary, Primary, find_primary
+from quantdesk.redis import gateway as gateways
+from quantdesk.redis import sentinel as sentinels
+from quantdesk.redis.bus import RESET_STATS
+from quantdesk.redis.sentinel import NoPrimary, Primary, find_primary
 from quantdesk.settings import load_settings
 from test_tls import LOOPBACK, Authority
 

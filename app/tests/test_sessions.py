@@ -12,8 +12,8 @@ from sqlalchemy import event, text
 
 from conftest import AUTH, Calendar, Running, Server, Start, expires_as_set
 from logins import Issuer, id_in, log_in
-from quantdesk import database
-from quantdesk import sessions as module
+from quantdesk.database import database
+from quantdesk.web.routes import sessions as module
 
 CURRENT = "/api/sessions/current"
 WELL_FORMED = "A" * 43

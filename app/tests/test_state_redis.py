@@ -7,7 +7,7 @@ import pytest
 
 from conftest import AUTH, Running, Server, Start, state_messages, until
 from logins import log_in
-from quantdesk import cache as caches
+from quantdesk.redis import cache as caches
 
 PRICE = "/api/prices/A"
 SESSION = "/api/sessions/current"

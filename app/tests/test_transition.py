@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from conftest import Calendar, Running, Server, Start
 from logins import Issuer
-from quantdesk import database
+from quantdesk.database import database
 
 CURRENT = "/api/sessions/current"
 ENV = {"APP_ENV": "production", "ADMIN_TOKEN": "t" * 32}

@@ -10,9 +10,21 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from quantdesk.assertions import KEYS_FORM, AuthSettings, Key, KeysError, parse_keys, read_keys
-from quantdesk.postgres import FORM as POSTGRES_FORM
-from quantdesk.postgres import VERIFYING, AddressError, PostgresAddress, parse_address
+from quantdesk.authentication.assertions import (
+    KEYS_FORM,
+    AuthSettings,
+    Key,
+    KeysError,
+    parse_keys,
+    read_keys,
+)
+from quantdesk.database.postgres_address import FORM as POSTGRES_FORM
+from quantdesk.database.postgres_address import (
+    VERIFYING,
+    AddressError,
+    PostgresAddress,
+    parse_address,
+)
 
 AppEnv = Literal["development", "test", "production"]
 LogFormat = Literal["json", "text"]

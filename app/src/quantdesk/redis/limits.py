@@ -10,10 +10,10 @@ import time
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from quantdesk.gateway import Gateway, RedisUnavailable
-from quantdesk.scripts import TAKE
+from quantdesk.redis.gateway import Gateway, RedisUnavailable
+from quantdesk.redis.scripts import TAKE
+from quantdesk.redis.wire import Reply
 from quantdesk.settings import RateLimit
-from quantdesk.wire import Reply
 
 # Clients that are remembered in memory at most; past it, the oldest windows are forgotten.
 MAX_CLIENTS: Final = 50_000

@@ -22,10 +22,10 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from quantdesk.bus import Bus
-from quantdesk.cache import Stats
-from quantdesk.gateway import Gateway
-from quantdesk.hub import Hub
+from quantdesk.redis.bus import Bus
+from quantdesk.redis.cache import Stats
+from quantdesk.redis.gateway import Gateway
+from quantdesk.web.hub import Hub
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BOUNDS: Final = (*(str(bound) for bound in BUCKETS), "+Inf")

@@ -7,8 +7,8 @@ forgotten it meanwhile.
 import hashlib
 from typing import Final
 
-from quantdesk.gateway import Gateway
-from quantdesk.wire import Done, Reply, ReplyError, Wire, Word, pack
+from quantdesk.redis.gateway import Gateway
+from quantdesk.redis.wire import Done, Reply, ReplyError, Wire, Word, pack
 
 
 class Script:

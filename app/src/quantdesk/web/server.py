@@ -22,10 +22,10 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import StatusLike
 
-from quantdesk.bodies import BODY_TIMEOUT
-from quantdesk.errors import ErrorBody, ErrorDetail
 from quantdesk.settings import Settings, TlsSettings
-from quantdesk.sockets import FRAMES, MAX_CHANNELS
+from quantdesk.web.bodies import BODY_TIMEOUT
+from quantdesk.web.errors import ErrorBody, ErrorDetail
+from quantdesk.web.sockets import FRAMES, MAX_CHANNELS
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import QueryParameter
 
-from quantdesk.bodies import decode_body, describe_body
-from quantdesk.database import Presence, PresenceStatus
-from quantdesk.errors import BODY_ERRORS, AnyRequest, Unprocessable, error_spec
-from quantdesk.sessions import SESSION_ERRORS, USER, current_session, optional_text
-from quantdesk.state import Services
+from quantdesk.database.database import Presence, PresenceStatus
+from quantdesk.services import Services
+from quantdesk.web.bodies import decode_body, describe_body
+from quantdesk.web.errors import BODY_ERRORS, AnyRequest, Unprocessable, error_spec
+from quantdesk.web.routes.sessions import SESSION_ERRORS, USER, current_session, optional_text
 
 _UserQuery = Annotated[
     str | None,

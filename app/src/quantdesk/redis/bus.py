@@ -15,11 +15,11 @@ from typing import Final
 
 import msgspec
 
-from quantdesk.cache import escape_glob
-from quantdesk.gateway import Gateway, RedisUnavailable, describe
-from quantdesk.hub import Hub
-from quantdesk.sentinel import NoPrimary
-from quantdesk.wire import Reply, ReplyError, Subscription, WireLost, pack
+from quantdesk.redis.cache import escape_glob
+from quantdesk.redis.gateway import Gateway, RedisUnavailable, describe
+from quantdesk.redis.sentinel import NoPrimary
+from quantdesk.redis.wire import Reply, ReplyError, Subscription, WireLost, pack
+from quantdesk.web.hub import Hub
 
 log = logging.getLogger(__name__)
 

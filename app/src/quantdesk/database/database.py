@@ -29,11 +29,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from quantdesk import migrate
-from quantdesk.cache import Loaded
-from quantdesk.decimals import INTEGER_DIGITS
-from quantdesk.postgres import parse_address
-from quantdesk.tables import (
+from quantdesk.database import migrate
+from quantdesk.database.postgres_address import parse_address
+from quantdesk.database.tables import (
     accounts,
     assertions,
     orders,
@@ -42,6 +40,8 @@ from quantdesk.tables import (
     prices,
     sessions,
 )
+from quantdesk.decimals import INTEGER_DIGITS
+from quantdesk.redis.cache import Loaded
 
 # Seconds. A health check must answer sooner than whoever asks for it gives up, and an operation
 # sooner than its caller. Within an operation's time a database's own limits come first, so that

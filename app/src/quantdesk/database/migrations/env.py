@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from quantdesk.tables import metadata
+from quantdesk.database.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()

@@ -36,7 +36,7 @@ async def upgrade(engine: AsyncEngine) -> None:
     """Run the migrations that are missing, all of them or none.
 
     A database of a revision unknown to this release was migrated by a newer one. It is used as it
-    is: revisions only add (see `quantdesk.migrations`), so that the release before goes on with it.
+    is: revisions only add, so that the release before goes on with it.
 
     Raises:
         MigrationError: a migration failed, or its turn did not come in time.
@@ -103,7 +103,7 @@ def _migrate(connection: Connection) -> None:
     # It would say in eight lines what is one below.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
-    config.set_main_option("script_location", "quantdesk:migrations")
+    config.set_main_option("script_location", "quantdesk.database:migrations")
     config.attributes["connection"] = connection
     try:
         command.upgrade(config, "head")

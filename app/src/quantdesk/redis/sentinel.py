@@ -7,8 +7,8 @@ import ssl
 from dataclasses import dataclass
 from typing import Final
 
+from quantdesk.redis.wire import Reply, Wire, Word, open_wire
 from quantdesk.settings import RedisSettings
-from quantdesk.wire import Reply, Wire, Word, open_wire
 
 # Seconds for one Sentinel to answer; all are asked at once.
 PATIENCE: Final = 1.0

@@ -9,14 +9,14 @@ from typing import Final, Self, TypeAlias
 
 from litestar.di import NamedDependency
 
-from quantdesk.assertions import Authenticator
-from quantdesk.bus import RESET_STATS, SESSION_ENDED, Bus
-from quantdesk.cache import Cache, Stats
-from quantdesk.database import Database
-from quantdesk.gateway import Gateway
-from quantdesk.hub import Hub
-from quantdesk.limits import Limiter
+from quantdesk.authentication.assertions import Authenticator
+from quantdesk.database.database import Database
+from quantdesk.redis.bus import RESET_STATS, SESSION_ENDED, Bus
+from quantdesk.redis.cache import Cache, Stats
+from quantdesk.redis.gateway import Gateway
+from quantdesk.redis.limits import Limiter
 from quantdesk.settings import Settings
+from quantdesk.web.hub import Hub
 
 # Seconds that the start waits for Redis, so that a healthy one serves the first request.
 START_PATIENCE: Final = 1.0

@@ -15,14 +15,14 @@ from typing import Final, cast
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from quantdesk.admin import admin_token_shown
-from quantdesk.errors import TooManyRequests, answer_to
-from quantdesk.limits import Decision
-from quantdesk.metrics import Metrics
-from quantdesk.origins import SAFE, Origins
-from quantdesk.prices import ROUTE, SYMBOL, NoPrice, start_read
-from quantdesk.sockets import Sockets, refuse
-from quantdesk.state import State
+from quantdesk.redis.limits import Decision
+from quantdesk.services import State
+from quantdesk.web.errors import TooManyRequests, answer_to
+from quantdesk.web.metrics import Metrics
+from quantdesk.web.origins import SAFE, Origins
+from quantdesk.web.routes.prices import ROUTE, SYMBOL, NoPrice, start_read
+from quantdesk.web.routes.redis import admin_token_shown
+from quantdesk.web.sockets import Sockets, refuse
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -224,7 +224,7 @@ def _forwarded(scope: Scope) -> list[str]:
 
 
 def _without_port(hop: str) -> str:
-    """Return a hop's address: some proxies write the client's port behind it, which is another one each time."""
+    """Return a hop's address without the port that some proxies add, a new one each time."""
     found = _WITH_PORT.fullmatch(hop)
     return (found[1] or found[2]) if found else hop
 

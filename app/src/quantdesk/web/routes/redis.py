@@ -14,12 +14,12 @@ from litestar.handlers import BaseRouteHandler
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from quantdesk.bodies import decode_body, describe_body
-from quantdesk.bus import RESET_STATS
-from quantdesk.errors import BODY_ERRORS, LIMIT_ERRORS, AnyRequest, Unprocessable, error_spec
-from quantdesk.gateway import Gateway, RedisRefused, RedisUnavailable, Status
+from quantdesk.redis.bus import RESET_STATS
+from quantdesk.redis.gateway import Gateway, RedisRefused, RedisUnavailable, Status
+from quantdesk.services import Services, State
 from quantdesk.settings import Settings
-from quantdesk.state import Services, State
+from quantdesk.web.bodies import decode_body, describe_body
+from quantdesk.web.errors import BODY_ERRORS, LIMIT_ERRORS, AnyRequest, Unprocessable, error_spec
 
 MAX_PATTERN: Final = 256
 

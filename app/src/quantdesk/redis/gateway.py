@@ -9,9 +9,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from quantdesk.sentinel import NoPrimary, find_primary
-from quantdesk.settings import RedisSettings
-from quantdesk.wire import (
+from quantdesk.redis.sentinel import NoPrimary, find_primary
+from quantdesk.redis.wire import (
     Done,
     Reply,
     ReplyError,
@@ -23,6 +22,7 @@ from quantdesk.wire import (
     open_wire,
     pack,
 )
+from quantdesk.settings import RedisSettings
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,7 @@ from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import HeaderParameter, PathParameter
 
-from quantdesk.bodies import decode_body, describe_body
-from quantdesk.database import (
+from quantdesk.database.database import (
     KeyReused,
     Order,
     OrderRequest,
@@ -21,10 +20,11 @@ from quantdesk.database import (
     UnknownSymbol,
 )
 from quantdesk.decimals import AMOUNT_SCHEMA, parse_amount
-from quantdesk.errors import BODY_ERRORS, AnyRequest, Unprocessable, error_spec
-from quantdesk.prices import SYMBOL
-from quantdesk.sessions import SESSION_ERRORS, current_session, optional_text
-from quantdesk.state import Services
+from quantdesk.services import Services
+from quantdesk.web.bodies import decode_body, describe_body
+from quantdesk.web.errors import BODY_ERRORS, AnyRequest, Unprocessable, error_spec
+from quantdesk.web.routes.prices import SYMBOL
+from quantdesk.web.routes.sessions import SESSION_ERRORS, current_session, optional_text
 
 # One form for each id, so that one order has one entry in the cache.
 ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)

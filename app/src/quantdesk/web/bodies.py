@@ -9,7 +9,7 @@ import msgspec
 from litestar.exceptions import ClientException, HTTPException, InternalServerException
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 
-from quantdesk.errors import AnyRequest, Unprocessable
+from quantdesk.web.errors import AnyRequest, Unprocessable
 
 # Bytes.
 MAX_BODY: Final = 64 * 1024

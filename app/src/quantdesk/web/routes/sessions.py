@@ -20,12 +20,13 @@ from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import UNSET, UnsetType
 
-from quantdesk.assertions import MAX_ASSERTION, AssertionRefused, Identity
-from quantdesk.bodies import decode_body, describe_body
-from quantdesk.bus import SESSION_ENDED
-from quantdesk.cache import DELETED, Outcome
-from quantdesk.database import AssertionUsed, Session
-from quantdesk.errors import (
+from quantdesk.authentication.assertions import MAX_ASSERTION, AssertionRefused, Identity
+from quantdesk.database.database import AssertionUsed, Session
+from quantdesk.redis.bus import SESSION_ENDED
+from quantdesk.redis.cache import DELETED, Outcome
+from quantdesk.services import Services, State
+from quantdesk.web.bodies import decode_body, describe_body
+from quantdesk.web.errors import (
     BODY_ERRORS,
     COMMON_ERRORS,
     ORIGIN_ERRORS,
@@ -33,7 +34,6 @@ from quantdesk.errors import (
     Unprocessable,
     error_spec,
 )
-from quantdesk.state import Services, State
 
 # In production a browser sends the first one only as this host has set it, over TLS and for all
 # paths: no other host of the domain can give it another value.

@@ -11,10 +11,10 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from quantdesk.gateway import Gateway, RedisUnavailable
-from quantdesk.scripts import FILL, INVALIDATE, PUT, Script
+from quantdesk.redis.gateway import Gateway, RedisUnavailable
+from quantdesk.redis.scripts import FILL, INVALIDATE, PUT, Script
+from quantdesk.redis.wire import Reply, Wire, Word, pack
 from quantdesk.settings import CacheTtls
-from quantdesk.wire import Reply, Wire, Word, pack
 
 T = TypeVar("T")
 Kind = Literal["price", "portfolio", "order", "session", "presence"]

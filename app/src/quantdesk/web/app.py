@@ -13,22 +13,22 @@ from litestar.types import Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
-from quantdesk import (
-    __version__,
-    admin,
+from quantdesk import __version__
+from quantdesk.services import State
+from quantdesk.settings import Settings
+from quantdesk.web import metrics
+from quantdesk.web.bodies import MAX_BODY
+from quantdesk.web.errors import handle_error
+from quantdesk.web.front import Front
+from quantdesk.web.routes import (
     health,
-    metrics,
     orders,
     portfolio,
     presence,
     prices,
+    redis,
     sessions,
 )
-from quantdesk.bodies import MAX_BODY
-from quantdesk.errors import handle_error
-from quantdesk.front import Front
-from quantdesk.settings import Settings
-from quantdesk.state import State
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Application:
         routes = Litestar(
             [
                 *health.handlers,
-                *admin.handlers,
+                *redis.handlers,
                 *metrics.handlers,
                 *prices.handlers,
                 *sessions.handlers,

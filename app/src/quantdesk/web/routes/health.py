@@ -7,8 +7,8 @@ from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
 
 from quantdesk import __version__
-from quantdesk.gateway import Health
-from quantdesk.state import Services
+from quantdesk.redis.gateway import Health
+from quantdesk.services import Services
 
 
 class DatabaseHealth(msgspec.Struct, frozen=True):

@@ -12,13 +12,13 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import PathParameter
 from sqlalchemy.exc import SQLAlchemyError
 
-from quantdesk.admin import ADMIN_ERRORS, require_admin
-from quantdesk.bodies import decode_body, describe_body
-from quantdesk.cache import Lookup
-from quantdesk.database import Price
+from quantdesk.database.database import Price
 from quantdesk.decimals import AMOUNT_SCHEMA, parse_amount
-from quantdesk.errors import BODY_ERRORS, COMMON_ERRORS, AnyRequest, Unprocessable, error_spec
-from quantdesk.state import Services, State
+from quantdesk.redis.cache import Lookup
+from quantdesk.services import Services, State
+from quantdesk.web.bodies import decode_body, describe_body
+from quantdesk.web.errors import BODY_ERRORS, COMMON_ERRORS, AnyRequest, Unprocessable, error_spec
+from quantdesk.web.routes.redis import ADMIN_ERRORS, require_admin
 
 SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}", re.ASCII)
 

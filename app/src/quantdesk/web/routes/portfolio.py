@@ -5,10 +5,10 @@ from typing import Any, Final
 import msgspec
 from litestar import Response, get
 
-from quantdesk.database import Portfolio
-from quantdesk.errors import AnyRequest
-from quantdesk.sessions import SESSION_ERRORS, current_session
-from quantdesk.state import Services
+from quantdesk.database.database import Portfolio
+from quantdesk.services import Services
+from quantdesk.web.errors import AnyRequest
+from quantdesk.web.routes.sessions import SESSION_ERRORS, current_session
 
 
 class PortfolioAnswer(msgspec.Struct, frozen=True, kw_only=True):

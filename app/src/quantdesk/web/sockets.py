@@ -11,15 +11,15 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 from litestar.types import Receive, Scope, Send
 
-from quantdesk.admin import admin_token_shown
-from quantdesk.database import Session
-from quantdesk.errors import ErrorBody, ErrorDetail, TooManyRequests, answer_to
-from quantdesk.hub import Frames, Hub, Subscriber
-from quantdesk.limits import Decision, Limiter
-from quantdesk.origins import Origins
-from quantdesk.prices import SYMBOL
-from quantdesk.sessions import LoginRequired, find_session, key_name
-from quantdesk.state import State
+from quantdesk.database.database import Session
+from quantdesk.redis.limits import Decision, Limiter
+from quantdesk.services import State
+from quantdesk.web.errors import ErrorBody, ErrorDetail, TooManyRequests, answer_to
+from quantdesk.web.hub import Frames, Hub, Subscriber
+from quantdesk.web.origins import Origins
+from quantdesk.web.routes.prices import SYMBOL
+from quantdesk.web.routes.redis import admin_token_shown
+from quantdesk.web.routes.sessions import LoginRequired, find_session, key_name
 
 # How many sockets one client may have open, and this process in all.
 MAX_PER_CLIENT: Final = 512

@@ -1,0 +1,1 @@
+"""Who a user is, by the word of an issuer."""
