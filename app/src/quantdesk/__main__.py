@@ -14,7 +14,7 @@ from quantdesk.database.database import migrate_database
 from quantdesk.logging import configure_logging
 from quantdesk.settings import Settings, SettingsError, load_settings
 from quantdesk.web.app import create_app
-from quantdesk.web.server import serve
+from quantdesk.web.server.serve import serve
 
 log = logging.getLogger(__name__)
 
