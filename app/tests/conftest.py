@@ -40,11 +40,11 @@ HANG = 300.0
 # one of them, a server that waits for the processor must not cross it.
 PATIENT = {
     "redis.bus.SILENCE": HANG,
-    "database.database.CONNECT_TIMEOUT": HANG,
-    "database.database.HEALTH_TIMEOUT": HANG,
-    "database.database.LOCK_TIMEOUT": HANG,
-    "database.database.OPERATION_TIMEOUT": HANG,
-    "database.database.STATEMENT_TIMEOUT": HANG,
+    "database.engine.CONNECT_TIMEOUT": HANG,
+    "database.engine.HEALTH_TIMEOUT": HANG,
+    "database.engine.LOCK_TIMEOUT": HANG,
+    "database.engine.OPERATION_TIMEOUT": HANG,
+    "database.engine.STATEMENT_TIMEOUT": HANG,
     "redis.gateway.STALL": HANG,
     "redis.sentinel.PATIENCE": HANG,
     "services.START_PATIENCE": HANG,

@@ -1,7 +1,7 @@
-"""Exact decimals from JSON: amounts that are taken digit by digit, never as a float."""
+"""Exact decimals: amounts that are read and written digit by digit, never as a float."""
 
 import re
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Final
 
 import msgspec
@@ -10,6 +10,10 @@ from litestar.openapi.spec.enums import OpenAPIType
 
 INTEGER_DIGITS: Final = 20
 FRACTION_DIGITS: Final = 18
+
+# Enough digits for the exact product of two decimals as callers may send them, and for a sum of
+# more of these than there are symbols.
+EXACT: Final = Context(prec=200)
 
 _PLAIN: Final = re.compile(r"[0-9]{1,64}(?:\.[0-9]{1,64})?", re.ASCII)
 _JSON_NUMBER: Final = re.compile(r"-?[0-9]{1,64}(?:\.[0-9]{1,64})?(?:[eE][+-]?[0-9]{1,3})?")
@@ -59,3 +63,13 @@ def parse_amount(raw: bytes, name: str) -> Decimal:
     if max(written, len(digits) + exponent) > INTEGER_DIGITS:
         raise ValueError(f"The {name} must have at most {INTEGER_DIGITS} digits before the point")
     return amount
+
+
+def plain(value: Decimal) -> str:
+    """Return the decimal in plain notation, with the zeros at its end."""
+    return format(value, "f")
+
+
+def short(value: Decimal) -> str:
+    """Return the decimal in plain notation, without zeros at its end."""
+    return format(EXACT.normalize(value), "f")

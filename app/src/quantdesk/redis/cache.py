@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from quantdesk.database.versioned import Versioned
 from quantdesk.redis.gateway import Gateway, RedisUnavailable
 from quantdesk.redis.scripts import FILL, INVALIDATE, PUT, Script
 from quantdesk.redis.wire import Reply, Wire, Word, pack
@@ -39,18 +40,6 @@ class Outcome(StrEnum):
     HIT = "HIT"
     MISS = "MISS"
     BYPASS = "BYPASS"
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded(Generic[T]):
-    """What the source has: the value, and a version that grows with each committed change.
-
-    `ttl` is how many seconds it may be kept, None for what its kind is kept.
-    """
-
-    value: T
-    version: int
-    ttl: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +93,7 @@ class Stats:
         self._base = Counts(self.total.hits, self.total.misses, self.total.errors, self.total.sets)
 
 
-Load = Callable[[], Awaitable[Loaded[T] | None]]
+Load = Callable[[], Awaitable[Versioned[T] | None]]
 
 
 @dataclass(slots=True, eq=False)
@@ -210,7 +199,7 @@ class Cache:
         if await self._run(INVALIDATE, key, self._guard(key), version, GUARD) is not None:
             self._settle(key, version)
 
-    async def put(self, kind: Kind, name: str, loaded: Loaded[Any]) -> None:
+    async def put(self, kind: Kind, name: str, loaded: Versioned[Any]) -> None:
         """Write an entry through, after its change is committed."""
         key = self.key(kind, name)
         self._drop([key])
@@ -316,7 +305,7 @@ class Cache:
         took = asyncio.get_running_loop().time() - flight.began
         return took <= MAX_FLIGHT and flight.connection == self._gateway.connections
 
-    def _fill(self, flight: _Flight, loaded: Loaded[Any], lookup: Lookup[Any]) -> None:
+    def _fill(self, flight: _Flight, loaded: Versioned[Any], lookup: Lookup[Any]) -> None:
         """Keep what the source had, unless Redis knows better; then answer.
 
         In this order, so that whoever has the answer finds the entry in Redis.
@@ -439,7 +428,7 @@ class Cache:
         # The braces keep it in the entry's slot, should Redis be a cluster one day.
         return f"{self._prefix}guard:{{{key}}}"
 
-    def _seconds(self, kind: Kind, loaded: Loaded[Any]) -> int:
+    def _seconds(self, kind: Kind, loaded: Versioned[Any]) -> int:
         longest = self._ttl[kind]
         return longest if loaded.ttl is None else max(1, min(longest, loaded.ttl))
 

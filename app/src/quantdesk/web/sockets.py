@@ -11,7 +11,7 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 from litestar.types import Receive, Scope, Send
 
-from quantdesk.database.database import Session
+from quantdesk.database.sessions import Session
 from quantdesk.redis.limits import Decision, Limiter
 from quantdesk.services import State
 from quantdesk.web.errors import ErrorBody, ErrorDetail, TooManyRequests, answer_to

@@ -11,16 +11,10 @@ from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import HeaderParameter, PathParameter
 
-from quantdesk.database.database import (
-    KeyReused,
-    Order,
-    OrderRequest,
-    PositionRefused,
-    Side,
-    UnknownSymbol,
-)
+from quantdesk.database.orders import Order
 from quantdesk.decimals import AMOUNT_SCHEMA, parse_amount
 from quantdesk.services import Services
+from quantdesk.trading import KeyReused, OrderRequest, PositionRefused, Side, UnknownSymbol
 from quantdesk.web.bodies import decode_body, describe_body
 from quantdesk.web.errors import BODY_ERRORS, AnyRequest, Unprocessable, error_spec
 from quantdesk.web.routes.prices import SYMBOL
@@ -128,7 +122,7 @@ async def place_order(
         raise Unprocessable("The Idempotency-Key must be 1 to 64 visible ASCII characters")
     order = _parse(await decode_body(request, _body_decoder))
     try:
-        placed = await services.database.place_order(session.user, order, idempotency_key)
+        placed = await services.database.orders.place(session.user, order, idempotency_key)
     except UnknownSymbol as error:
         raise NotFoundException(str(error)) from None
     except (PositionRefused, KeyReused) as error:
@@ -154,7 +148,7 @@ async def read_order(
     if not ORDER_ID.fullmatch(order_id):
         raise Unprocessable("The id must be a UUID in lower case")
     lookup = await services.cache.read(
-        "order", order_id, _decoder, lambda: services.database.order(order_id)
+        "order", order_id, _decoder, lambda: services.database.orders.read(order_id)
     )
     if lookup.value is None or lookup.value.user != session.user:
         # Without X-Cache, which would tell whether another user has it.

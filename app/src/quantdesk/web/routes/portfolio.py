@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Response, get
 
-from quantdesk.database.database import Portfolio
+from quantdesk.database.portfolios import Portfolio
 from quantdesk.services import Services
 from quantdesk.web.errors import AnyRequest
 from quantdesk.web.routes.sessions import SESSION_ERRORS, current_session
@@ -29,7 +29,7 @@ async def read_portfolio(request: AnyRequest, services: Services) -> Response[Po
     """
     user = (await current_session(request, services)).user
     lookup = await services.cache.read(
-        "portfolio", user, _decoder, lambda: services.database.portfolio(user)
+        "portfolio", user, _decoder, lambda: services.database.portfolios.read(user)
     )
     assert lookup.value is not None  # noqa: S101  # every user has a portfolio, if an empty one
     return Response(PortfolioAnswer(data=lookup.value), headers={"X-Cache": lookup.outcome.value})

@@ -9,7 +9,7 @@ from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import QueryParameter
 
-from quantdesk.database.database import Presence, PresenceStatus
+from quantdesk.database.presences import Presence, PresenceStatus
 from quantdesk.services import Services
 from quantdesk.web.bodies import decode_body, describe_body
 from quantdesk.web.errors import BODY_ERRORS, AnyRequest, Unprocessable, error_spec
@@ -68,7 +68,7 @@ async def write_presence(request: AnyRequest, services: Services) -> PresenceAns
     """Note that the session's user is there."""
     session = await current_session(request, services)
     status = (await decode_body(request, _body_decoder)).status
-    noted = await services.database.set_presence(session.user, status)
+    noted = await services.database.presences.write(session.user, status)
     await services.state_cache.put("presence", session.user, noted)
     return PresenceAnswer(data=PresenceView(session.user, status, noted.value.last_seen))
 
@@ -86,7 +86,7 @@ async def read_presence(
     if not USER.fullmatch(whose):
         raise Unprocessable(f"The user must match {USER.pattern}")
     lookup = await services.state_cache.read(
-        "presence", whose, _decoder, lambda: services.database.presence(whose)
+        "presence", whose, _decoder, lambda: services.database.presences.read(whose)
     )
     found = lookup.value
     view = PresenceView(whose, "offline", None if found is None else found.last_seen)

@@ -12,7 +12,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import PathParameter
 from sqlalchemy.exc import SQLAlchemyError
 
-from quantdesk.database.database import Price
+from quantdesk.database.prices import Price
 from quantdesk.decimals import AMOUNT_SCHEMA, parse_amount
 from quantdesk.redis.cache import Lookup
 from quantdesk.services import Services, State
@@ -85,7 +85,7 @@ def _checked(symbol: str) -> str:
 def start_read(services: State, symbol: str) -> "asyncio.Future[Lookup[Price]]":
     """Begin to read a price through the cache, without waiting."""
     return services.cache.start(
-        "price", symbol, _price_decoder, lambda: services.database.price(symbol)
+        "price", symbol, _price_decoder, lambda: services.database.prices.read(symbol)
     )
 
 
@@ -119,7 +119,7 @@ async def write_price(symbol: SymbolPath, request: AnyRequest, services: Service
     except ValueError as error:
         raise Unprocessable(str(error)) from None
     try:
-        written = await services.database.set_price(symbol, value)
+        written = await services.database.prices.write(symbol, value)
     except SQLAlchemyError:
         # It may be committed all the same: nobody is to read the old price from the cache then.
         await services.cache.invalidate("price", symbol, 0)

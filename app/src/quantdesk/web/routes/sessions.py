@@ -21,7 +21,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import UNSET, UnsetType
 
 from quantdesk.authentication.assertions import MAX_ASSERTION, AssertionRefused, Identity
-from quantdesk.database.database import AssertionUsed, Session
+from quantdesk.database.sessions import AssertionUsed, Session
 from quantdesk.redis.bus import SESSION_ENDED
 from quantdesk.redis.cache import DELETED, Outcome
 from quantdesk.services import Services, State
@@ -172,12 +172,12 @@ def _named(cookies: Mapping[str, str], services: State) -> list[tuple[str, bool]
 async def _find(session_id: str, services: State, *, old: bool) -> Found | None:
     """Return a session; with `old`, only one of a release that knew no other cookie."""
     database = services.database
-    if old or database.mixed:
+    if old or database.sessions.mixed_releases:
         # Another release may end it, and would not remove it from where this one keeps it.
-        loaded = await database.session(session_id, old=old)
+        loaded = await database.sessions.read(session_id, old=old)
         return None if loaded is None else Found(session_id, loaded.value, Outcome.MISS)
     lookup = await services.state_cache.read(
-        "session", key_name(session_id), _decoder, lambda: database.session(session_id)
+        "session", key_name(session_id), _decoder, lambda: database.sessions.read(session_id)
     )
     # Whole seconds are all that the cache counts in, and it may be away when one ends.
     if lookup.value is None or lookup.value.expires_at <= dt.datetime.now(dt.UTC):
@@ -189,7 +189,7 @@ async def _forget(session_id: str, services: State) -> None:
     """Remove a session that was ended from Redis, and end its WebSockets on every instance."""
     name = key_name(session_id)
     await services.state_cache.invalidate("session", name, DELETED)
-    if services.database.mixed:
+    if services.database.sessions.mixed_releases:
         await services.state_cache.invalidate("session", session_id, DELETED)
     services.hub.end_session(name)
     services.bus.announce(SESSION_ENDED, name.encode())
@@ -202,7 +202,7 @@ def _cookie_name(services: State) -> str:
 def _cookies(services: State, value: str, seconds: int) -> list[Cookie]:
     production = services.settings.production
     names = [_cookie_name(services)]
-    if production and services.database.mixed:
+    if production and services.database.sessions.mixed_releases:
         # For instances of the release before, which know no other. This one ignores it.
         names.append(COOKIE)
     return [
@@ -259,7 +259,7 @@ async def begin_session(request: AnyRequest, services: Services) -> Response[Ses
     former = [found.id for found in await _find_all(request.cookies, services)]
     session_id = new_id()
     try:
-        begun = await services.database.create_session(
+        begun = await services.database.sessions.create(
             session_id,
             user,
             services.settings.ttl.session,
@@ -270,7 +270,7 @@ async def begin_session(request: AnyRequest, services: Services) -> Response[Ses
         raise AssertionRequired("The assertion has begun a session before") from None
     for ended in former:
         await _forget(ended, services)
-    if not services.database.mixed:
+    if not services.database.sessions.mixed_releases:
         await services.state_cache.put("session", key_name(session_id), begun)
     cookies = _cookies(services, session_id, services.settings.ttl.session)
     return Response(SessionAnswer(data=begun.value), cookies=cookies)
@@ -295,7 +295,7 @@ async def end_session(request: AnyRequest, services: Services) -> Response[Ended
         raise LoginRequired
     for found in all_found:
         try:
-            await services.database.delete_session(found.id)
+            await services.database.sessions.delete(found.id)
         finally:
             # Also where it is not known whether the database did: it is asked anew then.
             await _forget(found.id, services)
