@@ -21,7 +21,7 @@ from quantdesk.redis.limits import Decision, Limiter
 from quantdesk.redis.scripts import TAKE
 from quantdesk.redis.wire import Done, Word
 from quantdesk.settings import RateLimit, load_settings
-from quantdesk.web.front import identifier
+from quantdesk.web.clients import identifier
 
 CLIENT = "192.0.2.1"
 KEY = f"qd:development:ratelimit:{CLIENT}"

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from conftest import AUTH, Running, Server, Start, calls, expires_as_set, until
 from quantdesk.database.prices import Price
 from quantdesk.database.versioned import Versioned
-from quantdesk.decimals import parse_amount
+from quantdesk.web.amounts import parse_amount
 
 KEY = "qd:development:price:BTC-USD"
 

@@ -13,7 +13,7 @@ from sqlalchemy import event, text
 from conftest import AUTH, Calendar, Running, Server, Start, expires_as_set
 from logins import Issuer, id_in, log_in
 from quantdesk.database import clock
-from quantdesk.web.routes import sessions as module
+from quantdesk.web import sessions as module
 
 CURRENT = "/api/sessions/current"
 WELL_FORMED = "A" * 43

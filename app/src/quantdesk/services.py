@@ -1,13 +1,11 @@
-"""What the application holds while it runs."""
+"""The services of one process: made from the settings, opened and closed together."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Self, TypeAlias
-
-from litestar.di import NamedDependency
+from typing import Final, Self
 
 from quantdesk.authentication.assertions import Authenticator
 from quantdesk.database.database import Database
@@ -23,7 +21,7 @@ START_PATIENCE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class Services:
     """The services of one process. Made without input or output; `running` opens them.
 
     `cache` and `bus` are on the Redis that may evict; sessions, presence and rate limits are on the
@@ -99,7 +97,3 @@ class State:
             stack.push_async_callback(self.bus.stop)
             await self.bus.start()
             yield
-
-
-# What a route's parameter `services` is annotated with.
-Services: TypeAlias = NamedDependency[State]

@@ -14,14 +14,15 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
 from quantdesk import __version__
-from quantdesk.services import State
+from quantdesk.services import Services
 from quantdesk.settings import Settings
-from quantdesk.web import metrics
 from quantdesk.web.bodies import MAX_BODY
 from quantdesk.web.errors import handle_error
 from quantdesk.web.front import Front
+from quantdesk.web.metrics import Metrics
 from quantdesk.web.routes import (
     health,
+    metrics,
     orders,
     portfolio,
     presence,
@@ -37,14 +38,14 @@ class Application:
     """The ASGI callable, and the services behind it."""
 
     def __init__(self, settings: Settings) -> None:
-        self.services = State.build(settings)
+        self.services = Services.build(settings)
         services = self.services
-        registered = metrics.Metrics(services.gateway, services.stats, services.hub, services.bus)
+        registered = Metrics(services.gateway, services.stats, services.hub, services.bus)
 
-        def state() -> State:
+        def provide_services() -> Services:
             return services
 
-        def registry() -> CollectorRegistry:
+        def provide_registry() -> CollectorRegistry:
             return registered.registry
 
         @asynccontextmanager
@@ -72,8 +73,8 @@ class Application:
                 *presence.handlers,
             ],
             dependencies={
-                "services": Provide(state, sync_to_thread=False),
-                "registry": Provide(registry, sync_to_thread=False),
+                "services": Provide(provide_services, sync_to_thread=False),
+                "registry": Provide(provide_registry, sync_to_thread=False),
             },
             exception_handlers={Exception: handle_error},
             lifespan=[lifespan],

@@ -3,16 +3,9 @@
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from litestar import Response, get
-from litestar.di import NamedDependency
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -147,12 +140,3 @@ class Metrics:
         ):
             self.registry.register(collector)
         ProcessCollector(registry=self.registry)
-
-
-@get("/metrics", include_in_schema=False)
-async def metrics(registry: NamedDependency[CollectorRegistry]) -> Response[bytes]:
-    """Answer in Prometheus' text format."""
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-
-handlers: Final[list[Any]] = [metrics]

@@ -13,13 +13,13 @@ from litestar.types import Receive, Scope, Send
 
 from quantdesk.database.sessions import Session
 from quantdesk.redis.limits import Decision, Limiter
-from quantdesk.services import State
+from quantdesk.services import Services
+from quantdesk.web.admin_token import admin_token_shown
 from quantdesk.web.errors import ErrorBody, ErrorDetail, TooManyRequests, answer_to
 from quantdesk.web.hub import Frames, Hub, Subscriber
+from quantdesk.web.names import SYMBOL
 from quantdesk.web.origins import Origins
-from quantdesk.web.routes.prices import SYMBOL
-from quantdesk.web.routes.redis import admin_token_shown
-from quantdesk.web.routes.sessions import LoginRequired, find_session, key_name
+from quantdesk.web.sessions import LoginRequired, find_session, key_name
 
 # How many sockets one client may have open, and this process in all.
 MAX_PER_CLIENT: Final = 512
@@ -59,7 +59,7 @@ class TooManyHandshakes(TooManyRequests):
 class Sockets:
     """The route `/ws`. It is for sessions, and for who holds the admin token."""
 
-    def __init__(self, services: State, origins: Origins) -> None:
+    def __init__(self, services: Services, origins: Origins) -> None:
         self._services = services
         self._hub: Final[Hub] = services.hub
         self._origins = origins

@@ -8,7 +8,7 @@ from litestar.openapi.datastructures import ResponseSpec
 
 from quantdesk import __version__
 from quantdesk.redis.gateway import Health
-from quantdesk.services import Services
+from quantdesk.web.dependencies import InjectedServices
 
 
 class DatabaseHealth(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ class Report(msgspec.Struct, frozen=True):
     "/health",
     responses={503: ResponseSpec(Report, description="The database does not answer")},
 )
-async def health(services: Services) -> Response[Report]:
+async def health(services: InjectedServices) -> Response[Report]:
     """Answer 200 while the process can serve, be it without Redis."""
     redis = services.gateway.health
     if not await services.database.healthy():
@@ -48,7 +48,7 @@ async def health(services: Services) -> Response[Report]:
     "/api/redis/health",
     responses={503: ResponseSpec(Health, description="Redis is down or disabled")},
 )
-async def redis_health(services: Services) -> Response[Health]:
+async def redis_health(services: InjectedServices) -> Response[Health]:
     """Answer 200 while Redis is usable, as the latest probe found."""
     redis = services.gateway.health
     return Response(redis, status_code=200 if redis.available else 503)

@@ -12,13 +12,13 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import HeaderParameter, PathParameter
 
 from quantdesk.database.orders import Order
-from quantdesk.decimals import AMOUNT_SCHEMA, parse_amount
-from quantdesk.services import Services
 from quantdesk.trading import KeyReused, OrderRequest, PositionRefused, Side, UnknownSymbol
+from quantdesk.web.amounts import AMOUNT_SCHEMA, parse_amount
 from quantdesk.web.bodies import decode_body, describe_body
+from quantdesk.web.dependencies import InjectedServices
 from quantdesk.web.errors import BODY_ERRORS, AnyRequest, Unprocessable, error_spec
-from quantdesk.web.routes.prices import SYMBOL
-from quantdesk.web.routes.sessions import SESSION_ERRORS, current_session, optional_text
+from quantdesk.web.names import SYMBOL, optional_text
+from quantdesk.web.sessions import SESSION_ERRORS, current_session
 
 # One form for each id, so that one order has one entry in the cache.
 ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -114,7 +114,7 @@ def _parse(body: OrderBody) -> OrderRequest:
     },
 )
 async def place_order(
-    request: AnyRequest, services: Services, idempotency_key: _KeyHeader = None
+    request: AnyRequest, services: InjectedServices, idempotency_key: _KeyHeader = None
 ) -> Response[OrderAnswer]:
     """Carry an order out at the latest price, or cancel it if its limit forbids that."""
     session = await current_session(request, services)
@@ -141,7 +141,7 @@ async def place_order(
     },
 )
 async def read_order(
-    order_id: _OrderPath, request: AnyRequest, services: Services
+    order_id: _OrderPath, request: AnyRequest, services: InjectedServices
 ) -> Response[OrderAnswer]:
     """Answer with an order of the session's user."""
     session = await current_session(request, services)

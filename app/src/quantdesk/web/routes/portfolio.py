@@ -6,9 +6,9 @@ import msgspec
 from litestar import Response, get
 
 from quantdesk.database.portfolios import Portfolio
-from quantdesk.services import Services
+from quantdesk.web.dependencies import InjectedServices
 from quantdesk.web.errors import AnyRequest
-from quantdesk.web.routes.sessions import SESSION_ERRORS, current_session
+from quantdesk.web.sessions import SESSION_ERRORS, current_session
 
 
 class PortfolioAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +22,9 @@ _decoder = msgspec.json.Decoder(Portfolio)
 
 
 @get("/api/portfolio", responses=SESSION_ERRORS)
-async def read_portfolio(request: AnyRequest, services: Services) -> Response[PortfolioAnswer]:
+async def read_portfolio(
+    request: AnyRequest, services: InjectedServices
+) -> Response[PortfolioAnswer]:
     """Answer with what the session's user holds.
 
     Prices in it are as old as the entry in the cache; orders are in it at once.

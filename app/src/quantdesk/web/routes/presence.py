@@ -10,10 +10,11 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import QueryParameter
 
 from quantdesk.database.presences import Presence, PresenceStatus
-from quantdesk.services import Services
 from quantdesk.web.bodies import decode_body, describe_body
+from quantdesk.web.dependencies import InjectedServices
 from quantdesk.web.errors import BODY_ERRORS, AnyRequest, Unprocessable, error_spec
-from quantdesk.web.routes.sessions import SESSION_ERRORS, USER, current_session, optional_text
+from quantdesk.web.names import USER, optional_text
+from quantdesk.web.sessions import SESSION_ERRORS, current_session
 
 _UserQuery = Annotated[
     str | None,
@@ -64,7 +65,7 @@ _decoder = msgspec.json.Decoder(Presence)
         422: error_spec("The status is not one"),
     },
 )
-async def write_presence(request: AnyRequest, services: Services) -> PresenceAnswer:
+async def write_presence(request: AnyRequest, services: InjectedServices) -> PresenceAnswer:
     """Note that the session's user is there."""
     session = await current_session(request, services)
     status = (await decode_body(request, _body_decoder)).status
@@ -78,7 +79,7 @@ async def write_presence(request: AnyRequest, services: Services) -> PresenceAns
     responses={**SESSION_ERRORS, 422: error_spec("The user is not one")},
 )
 async def read_presence(
-    request: AnyRequest, services: Services, user: _UserQuery = None
+    request: AnyRequest, services: InjectedServices, user: _UserQuery = None
 ) -> Response[PresenceAnswer]:
     """Answer whether a user is there. Who said nothing for the presence's TTL is offline."""
     session = await current_session(request, services)

@@ -1,7 +1,6 @@
-"""Prices over HTTP: what counts as one, and the two routes."""
+"""Prices over HTTP."""
 
 import asyncio
-import re
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -13,14 +12,14 @@ from litestar.params import PathParameter
 from sqlalchemy.exc import SQLAlchemyError
 
 from quantdesk.database.prices import Price
-from quantdesk.decimals import AMOUNT_SCHEMA, parse_amount
 from quantdesk.redis.cache import Lookup
-from quantdesk.services import Services, State
+from quantdesk.services import Services
+from quantdesk.web.admin_token import ADMIN_ERRORS, require_admin
+from quantdesk.web.amounts import AMOUNT_SCHEMA, parse_amount
 from quantdesk.web.bodies import decode_body, describe_body
+from quantdesk.web.dependencies import InjectedServices
 from quantdesk.web.errors import BODY_ERRORS, COMMON_ERRORS, AnyRequest, Unprocessable, error_spec
-from quantdesk.web.routes.redis import ADMIN_ERRORS, require_admin
-
-SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}", re.ASCII)
+from quantdesk.web.names import SYMBOL
 
 # Described here, but checked below: the framework's own check would let a trailing newline pass.
 SymbolPath = Annotated[
@@ -82,7 +81,7 @@ def _checked(symbol: str) -> str:
     return symbol
 
 
-def start_read(services: State, symbol: str) -> "asyncio.Future[Lookup[Price]]":
+def start_read(services: Services, symbol: str) -> "asyncio.Future[Lookup[Price]]":
     """Begin to read a price through the cache, without waiting."""
     return services.cache.start(
         "price", symbol, _price_decoder, lambda: services.database.prices.read(symbol)
@@ -90,7 +89,7 @@ def start_read(services: State, symbol: str) -> "asyncio.Future[Lookup[Price]]":
 
 
 @get("/api/prices/{symbol:str}", responses=_READ_ERRORS)
-async def read_price(symbol: SymbolPath, services: Services) -> Response[PriceAnswer]:
+async def read_price(symbol: SymbolPath, services: InjectedServices) -> Response[PriceAnswer]:
     """Answer with the latest price; X-Cache tells whether it came from Redis.
 
     (What front.py takes for a plain read of a price does not come here.)
@@ -110,7 +109,9 @@ async def read_price(symbol: SymbolPath, services: Services) -> Response[PriceAn
     operation_class=describe_body(_UPDATE_SCHEMA),
     responses=_WRITE_ERRORS,
 )
-async def write_price(symbol: SymbolPath, request: AnyRequest, services: Services) -> PriceAnswer:
+async def write_price(
+    symbol: SymbolPath, request: AnyRequest, services: InjectedServices
+) -> PriceAnswer:
     """Write a price: to the database first, then the cached entry goes and subscribers are told."""
     _checked(symbol)
     update = await decode_body(request, _update_decoder)

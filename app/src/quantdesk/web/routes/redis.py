@@ -1,24 +1,18 @@
-"""What concerns every user of the cache: statistics, clearing, and who may do so."""
+"""Redis over HTTP: statistics of the cache, and clearing it."""
 
-import ipaddress
 import re
-import secrets
-from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import get, post
-from litestar.connection import ASGIConnection
-from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
-from litestar.handlers import BaseRouteHandler
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
 from quantdesk.redis.bus import RESET_STATS
 from quantdesk.redis.gateway import Gateway, RedisRefused, RedisUnavailable, Status
-from quantdesk.services import Services, State
-from quantdesk.settings import Settings
+from quantdesk.web.admin_token import ADMIN_ERRORS, require_admin
 from quantdesk.web.bodies import decode_body, describe_body
+from quantdesk.web.dependencies import InjectedServices
 from quantdesk.web.errors import BODY_ERRORS, LIMIT_ERRORS, AnyRequest, Unprocessable, error_spec
 
 MAX_PATTERN: Final = 256
@@ -105,65 +99,10 @@ _CLEAR_SCHEMA: Final = Schema(
     },
     additional_properties=False,
 )
-# What every route may answer with that needs the admin token.
-ADMIN_ERRORS: Final = {
-    401: error_spec("The token is missing or wrong"),
-    403: error_spec(
-        "No token is configured and the caller is not local, or is a page of another origin"
-    ),
-    **LIMIT_ERRORS,
-}
-
-
-def require_admin(
-    connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
-) -> None:
-    """Let pass whoever shows the admin token; without one configured, local callers only.
-
-    Raises:
-        NotAuthorizedException: the token is missing or wrong (401).
-        PermissionDeniedException: none is configured, and the caller is not local or this is
-            production (403).
-    """
-    services: State = connection.app.state.services
-    settings: Settings = services.settings
-    if settings.admin_token is None:
-        if settings.production or not _is_local(connection):
-            raise PermissionDeniedException("No admin token is configured")
-        return
-    if not admin_token_shown(connection.scope["headers"], settings):
-        raise NotAuthorizedException(
-            "A valid admin token is required", headers={"WWW-Authenticate": "Bearer"}
-        )
-
-
-def admin_token_shown(headers: Iterable[tuple[bytes, bytes]], settings: Settings) -> bool:
-    """Tell whether a request's headers hold the admin token; never, if none is configured."""
-    if settings.admin_token is None:
-        return False
-    expected = settings.admin_token.reveal().encode()
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, token = value.partition(b" ")
-            # In constant time, so that the time of an answer tells nothing about the token.
-            return scheme.lower() == b"bearer" and secrets.compare_digest(token.strip(), expected)
-    return False
-
-
-def _is_local(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
-    # Behind a proxy on this host every caller seems local.
-    if {"forwarded", "x-forwarded-for", "x-real-ip"} & set(connection.headers.keys()):
-        return False
-    if connection.client is None:
-        return False
-    try:
-        return ipaddress.ip_address(connection.client.host).is_loopback
-    except ValueError:
-        return False
 
 
 @get("/api/redis/stats", responses=LIMIT_ERRORS)
-async def stats(services: Services) -> StatsAnswer:
+async def stats(services: InjectedServices) -> StatsAnswer:
     """Answer with this instance's counts and Redis' memory."""
     counts = services.stats.current
     used, limit = await _memory(services.gateway)
@@ -196,7 +135,7 @@ async def stats(services: Services) -> StatsAnswer:
     },
     status_code=200,
 )
-async def clear(request: AnyRequest, services: Services) -> ClearAnswer:
+async def clear(request: AnyRequest, services: InjectedServices) -> ClearAnswer:
     """Remove the cached prices, portfolios and orders that a pattern matches, nothing else."""
     pattern = (await decode_body(request, _clear_decoder)).pattern
     if _CONTROL.search(pattern):
@@ -205,7 +144,7 @@ async def clear(request: AnyRequest, services: Services) -> ClearAnswer:
 
 
 @post("/api/redis/reset-stats", guards=[require_admin], responses=ADMIN_ERRORS, status_code=200)
-async def reset_stats(services: Services) -> Done:
+async def reset_stats(services: InjectedServices) -> Done:
     """Count anew here, and on the other instances as far as Redis reaches them."""
     services.stats.reset()
     services.bus.announce(RESET_STATS)
