@@ -45,7 +45,7 @@ PATIENT = {
     "database.engine.LOCK_TIMEOUT": HANG,
     "database.engine.OPERATION_TIMEOUT": HANG,
     "database.engine.STATEMENT_TIMEOUT": HANG,
-    "redis.gateway.STALL": HANG,
+    "redis.probe.STALL": HANG,
     "redis.sentinel.PATIENCE": HANG,
     "services.START_PATIENCE": HANG,
 }

@@ -9,7 +9,7 @@ from redis import Redis
 
 from conftest import AUTH, TOKEN, Server, Start, running, subscribers, until
 from quantdesk.redis.bus import RESET_STATS
-from quantdesk.redis.cache import escape_glob
+from quantdesk.redis.keys import escape_glob
 
 ROUTES = [
     ("POST", "/api/redis/clear", {"pattern": "*"}),

@@ -19,9 +19,12 @@ from redis import Redis, RedisError
 from conftest import HANG, PATIENT_ENV, Server, command, running, until
 from quantdesk.database.prices import Price
 from quantdesk.database.versioned import Versioned
-from quantdesk.redis import cache as caches
-from quantdesk.redis.cache import DELETED, Cache, Counts, Lookup, Outcome, Stats
-from quantdesk.redis.gateway import Gateway, RedisUnavailable
+from quantdesk.redis.cache import Cache
+from quantdesk.redis.errors import RedisUnavailable
+from quantdesk.redis.gateway import Gateway
+from quantdesk.redis.keys import DELETED, GUARD
+from quantdesk.redis.reads import Lookup, Outcome
+from quantdesk.redis.statistics import Counts, Stats
 from quantdesk.settings import CacheTtls, RedisSettings, load_settings
 
 TTLS = CacheTtls(price=30, portfolio=30, order=30, session=30, presence=30)
@@ -507,15 +510,15 @@ async def test_changes_without_redis_do_not_pile_up() -> None:
     assert after - before < 100_000
 
 
-async def test_what_has_expired_meanwhile_is_owed_no_more(redis_server: Server) -> None:
+async def test_change_of_an_entry_that_has_expired_is_not_sent_again(redis_server: Server) -> None:
     async with instances(redis_server, 1) as (here,):
         redis_server.kill()
         await until(lambda: not here.gateway.available)
         await remember(here.cache, range(1000))
-        owed, passed = here.cache._owed, caches.GUARD + TTLS.session
+        pending, passed = here.cache._invalidations.pending, GUARD + TTLS.session
         # As if that time had passed.
-        for key, (number, end) in list(owed.items()):
-            owed[key] = number, end - passed
+        for key, (number, end) in list(pending.items()):
+            pending[key] = number, end - passed
         await remember(here.cache, range(1000, 1005))
         redis_server.start()
         await in_use(here)
@@ -523,7 +526,7 @@ async def test_what_has_expired_meanwhile_is_owed_no_more(redis_server: Server) 
             assert raw.info("commandstats")["cmdstat_eval"]["calls"] == 5
 
 
-async def test_much_that_is_owed_is_paid_soon(redis_server: Server) -> None:
+async def test_many_changes_are_sent_soon_after_a_reconnect(redis_server: Server) -> None:
     async with instances(redis_server, 1) as (here,):
         redis_server.kill()
         await until(lambda: not here.gateway.available)

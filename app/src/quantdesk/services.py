@@ -10,9 +10,10 @@ from typing import Final, Self
 from quantdesk.authentication.assertions import Authenticator
 from quantdesk.database.database import Database
 from quantdesk.redis.bus import RESET_STATS, SESSION_ENDED, Bus
-from quantdesk.redis.cache import Cache, Stats
+from quantdesk.redis.cache import Cache
 from quantdesk.redis.gateway import Gateway
 from quantdesk.redis.limits import Limiter
+from quantdesk.redis.statistics import Stats
 from quantdesk.settings import Settings
 from quantdesk.web.hub import Hub
 

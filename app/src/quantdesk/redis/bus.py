@@ -15,10 +15,10 @@ from typing import Final
 
 import msgspec
 
-from quantdesk.redis.cache import escape_glob
-from quantdesk.redis.gateway import Gateway, RedisUnavailable, describe
-from quantdesk.redis.sentinel import NoPrimary
-from quantdesk.redis.wire import Reply, ReplyError, Subscription, WireLost, pack
+from quantdesk.redis.errors import CONNECTION_ERRORS, RedisUnavailable, describe
+from quantdesk.redis.gateway import Gateway
+from quantdesk.redis.keys import escape_glob
+from quantdesk.redis.wire import Reply, Subscription, pack
 from quantdesk.web.hub import Hub
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,6 @@ SESSION_ENDED: Final = b"session-ended"
 _BEAT: Final = b"beat"
 # Who sends, the message's number, and what it says. Nothing else on the channels is heeded.
 _MESSAGE: Final = re.compile(rb"([0-9a-f]{16}) ([0-9]{1,18}) (.+)", re.DOTALL)
-
-_ERRORS: Final = (OSError, TimeoutError, ReplyError, WireLost, NoPrimary)
 
 
 class _Peer:
@@ -157,7 +155,7 @@ class Bus:
                         break
                 if subscription.ended.done() and subscription.ended.result() == "NOPERM":
                     self._complain("NOPERM")
-            except _ERRORS as error:
+            except CONNECTION_ERRORS as error:
                 self._complain(describe(error))
             finally:
                 self._lost()

@@ -10,7 +10,8 @@ import time
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from quantdesk.redis.gateway import Gateway, RedisUnavailable
+from quantdesk.redis.errors import RedisUnavailable
+from quantdesk.redis.gateway import Gateway
 from quantdesk.redis.scripts import TAKE
 from quantdesk.redis.wire import Reply
 from quantdesk.settings import RateLimit

@@ -10,7 +10,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from sqlalchemy.exc import SQLAlchemyError
 
-from quantdesk.redis.gateway import RedisRefused, RedisUnavailable
+from quantdesk.redis.errors import RedisRefused, RedisUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from quantdesk.redis.bus import Bus
-from quantdesk.redis.cache import Stats
 from quantdesk.redis.gateway import Gateway
+from quantdesk.redis.statistics import Stats
 from quantdesk.web.hub import Hub
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -14,7 +14,8 @@ from litestar.exceptions import NotAuthorizedException
 
 from quantdesk.database.sessions import Session
 from quantdesk.redis.bus import SESSION_ENDED
-from quantdesk.redis.cache import DELETED, Outcome
+from quantdesk.redis.keys import DELETED
+from quantdesk.redis.reads import Outcome
 from quantdesk.services import Services
 from quantdesk.web.errors import COMMON_ERRORS, AnyRequest, error_spec
 

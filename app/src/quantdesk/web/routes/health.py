@@ -7,7 +7,7 @@ from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
 
 from quantdesk import __version__
-from quantdesk.redis.gateway import Health
+from quantdesk.redis.availability import Health
 from quantdesk.web.dependencies import InjectedServices
 
 

@@ -12,7 +12,7 @@ from litestar.params import PathParameter
 from sqlalchemy.exc import SQLAlchemyError
 
 from quantdesk.database.prices import Price
-from quantdesk.redis.cache import Lookup
+from quantdesk.redis.reads import Lookup
 from quantdesk.services import Services
 from quantdesk.web.admin_token import ADMIN_ERRORS, require_admin
 from quantdesk.web.amounts import AMOUNT_SCHEMA, parse_amount

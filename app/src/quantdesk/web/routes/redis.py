@@ -8,8 +8,10 @@ from litestar import get, post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
+from quantdesk.redis.availability import Status
 from quantdesk.redis.bus import RESET_STATS
-from quantdesk.redis.gateway import Gateway, RedisRefused, RedisUnavailable, Status
+from quantdesk.redis.errors import RedisRefused, RedisUnavailable
+from quantdesk.redis.gateway import Gateway
 from quantdesk.web.admin_token import ADMIN_ERRORS, require_admin
 from quantdesk.web.bodies import decode_body, describe_body
 from quantdesk.web.dependencies import InjectedServices
