@@ -120,7 +120,7 @@ async def test_nobody_begins_one_by_naming_a_user(
         both = body is not None and len(body) == 2
         assert answer.status_code == (422 if both else 401)
         if not both:
-            because = "assertion of who the user is" if configured else "no authenticator"
+            because = "assertion of the user's identity" if configured else "no authenticator"
             assert because in answer.json()["error"]["message"]
         assert "Set-Cookie" not in answer.headers
         assert await sessions(app) == 0

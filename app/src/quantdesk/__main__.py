@@ -1,4 +1,4 @@
-"""The command `quantdesk`: one process that serves until it is told to stop."""
+"""The command `quantdesk`: one process that serves until a signal stops it."""
 
 import argparse
 import asyncio

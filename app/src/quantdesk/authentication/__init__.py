@@ -1,1 +1,1 @@
-"""Who a user is, by the word of an issuer."""
+"""Proof of a user's identity: assertions signed by an issuer."""

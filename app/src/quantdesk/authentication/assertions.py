@@ -1,4 +1,4 @@
-"""Signed assertions: who a user is, by the word of an issuer whose public keys are configured.
+"""Signed assertions: an issuer, whose public keys are configured, vouches for a user's identity.
 
 An assertion is a JWT, such as an OpenID Connect ID token. What it is signed with is decided by the
 configured key, never by the assertion: a key has one algorithm, and headers that name or bring a
@@ -30,7 +30,7 @@ class AssertionRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who an assertion says the user is, and what it is known by until it has become useless."""
+    """The user of an assertion, and the digest that it is remembered by until it is useless."""
 
     user: str
     digest: bytes
@@ -46,7 +46,7 @@ class Authenticator:
         self._seen: tuple[int, int, int] | None = None
 
     def check(self, assertion: str) -> Identity:
-        """Return whom an assertion is about. Whether it was used before is not known here.
+        """Return the identity in an assertion. Whether it was used before is not known here.
 
         Raises:
             AssertionRefused: it proves nothing.
@@ -83,7 +83,7 @@ class Authenticator:
         except (jwt.PyJWTError, ArithmeticError, ValueError, TypeError, OSError, RecursionError):
             raise AssertionRefused("The assertion is malformed") from None
         if claims["aud"] not in (settings.audience, [settings.audience]):
-            # What another party may show as well, that party could use here.
+            # Another audience could use it here, too.
             raise AssertionRefused("The assertion is for other audiences, too")
         if useless <= dt.datetime.now(dt.UTC).timestamp():
             raise AssertionRefused(f"The assertion is older than {settings.max_age} s")

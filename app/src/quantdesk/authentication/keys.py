@@ -102,7 +102,7 @@ def _jwks(text: str) -> tuple[Key, ...]:
         raise KeysError("JSON that is no JWKS")
     if any(member.get("kty") == "oct" or _SECRET_MEMBERS & set(member) for member in members):
         raise KeysError("a private or a shared key")
-    # What is for encryption, or for another algorithm, is the issuer's business with others.
+    # Keys for encryption or another algorithm are of no use here.
     keys = [key for member in members if (key := _jwk(member)) is not None]
     if not keys:
         raise KeysError("a JWKS without a usable key")

@@ -59,7 +59,7 @@ def make_engine(url: str) -> AsyncEngine:
                 "application_name": "quantdesk",
                 "statement_timeout": _milliseconds(STATEMENT_TIMEOUT),
                 "lock_timeout": _milliseconds(LOCK_TIMEOUT),
-                # Should this process vanish without a word, its locks go soon.
+                # If this process dies without closing its connections, its locks are freed soon.
                 "idle_in_transaction_session_timeout": _milliseconds(2 * OPERATION_TIMEOUT),
                 # Compiling costs more than such short queries take.
                 "jit": "off",
@@ -68,7 +68,7 @@ def make_engine(url: str) -> AsyncEngine:
         pool_size=POOL_SIZE,
         max_overflow=POOL_BURST,
         pool_timeout=OPERATION_TIMEOUT,
-        # The connection used last is taken first, so that those of a burst get old and go.
+        # The connection used last is taken first, so that those of a burst become idle and close.
         pool_use_lifo=True,
         hide_parameters=True,
     )
@@ -95,10 +95,10 @@ async def write_ahead(engine: AsyncEngine) -> None:
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # its base has no types
-    """A connection that is not waited for as long as its callers would."""
+    """A connection whose close takes CLOSE_TIMEOUT seconds at most."""
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the base's
-        """Say goodbye for CLOSE_TIMEOUT seconds at most, then hang up."""
+        """Close in an orderly way within CLOSE_TIMEOUT seconds, else at once."""
         await super().close(timeout=min(timeout or CLOSE_TIMEOUT, CLOSE_TIMEOUT))
 
 

@@ -22,14 +22,14 @@ LOCK_TIMEOUT: Final = 5
 STATEMENT_TIMEOUT: Final = 120
 TIMEOUT: Final = 300.0
 
-# The advisory lock in PostgreSQL; any number that nobody else uses.
+# The advisory lock in PostgreSQL; any number that no other program uses.
 LOCK: Final = 0x7164_6D69_6772
 
 _version = table("alembic_version", column("version_num"))
 
 
 class MigrationError(SQLAlchemyError):
-    """The database could not be brought to this release's revision; it is as it was before."""
+    """The database could not be migrated to this release's revision; it is unchanged."""
 
 
 async def upgrade(engine: AsyncEngine) -> None:
@@ -85,7 +85,7 @@ async def _take_turn(connection: AsyncConnection) -> None:
     await _limit(connection, "statement_timeout", STATEMENT_TIMEOUT)
     await _limit(connection, "lock_timeout", TURN_TIMEOUT)
     await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-    # A statement that waits for a lock holds up all who come after it: rather fail, and soon.
+    # A statement that waits for a lock delays all later requests: it is better to fail soon.
     await _limit(connection, "lock_timeout", LOCK_TIMEOUT)
 
 
@@ -100,7 +100,7 @@ def _migrate(connection: Connection) -> None:
     from alembic.config import Config
     from alembic.util import CommandError
 
-    # It would say in eight lines what is one below.
+    # Alembic would log eight lines for the one line below.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", "quantdesk.database:migrations")

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote
 SslMode = Literal["disable", "require", "verify-ca", "verify-full"]
 
 SSL_MODES: Final[tuple[SslMode, ...]] = get_args(SslMode)
-# Modes that prove who answers.
+# Modes that verify the server's identity.
 VERIFYING: Final[tuple[SslMode, ...]] = ("verify-ca", "verify-full")
 
 FORM: Final = (
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class AddressError(ValueError):
-    """The URL is not acceptable. `expected` says what would be; no part of the URL is shown."""
+    """The URL is not acceptable. `expected` describes one that is; no part of the URL is shown."""
 
     def __init__(self, expected: str) -> None:
         self.expected: Final = expected

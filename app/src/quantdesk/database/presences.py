@@ -1,4 +1,4 @@
-"""Presence: what users last said of themselves, and when."""
+"""Presence: the status that users set last, and when."""
 
 import datetime as dt
 from typing import Literal
@@ -16,7 +16,7 @@ PresenceStatus = Literal["online", "away"]
 
 
 class Presence(msgspec.Struct, frozen=True, rename="camel"):
-    """What a user last said of themselves, and when."""
+    """The status that a user set last, and when."""
 
     user: str
     status: PresenceStatus
@@ -30,7 +30,7 @@ class Presences:
         self._transactions = transactions
 
     async def write(self, user: str, status: PresenceStatus) -> Versioned[Presence]:
-        """Note that the user was seen now."""
+        """Store the user's status with the current time."""
         now = clock.now()
         values = {"status": status, "seen_at": now}
 
@@ -42,7 +42,7 @@ class Presences:
         return Versioned(Presence(user, status, now), await self._transactions.run(work))
 
     async def read(self, user: str) -> Versioned[Presence] | None:
-        """Return what the user last said, however long ago; None if they never did."""
+        """Return the status that the user set last, at any time; None if there is none."""
         row = only(
             await self._transactions.read(select(presence).where(presence.c.user_name == user))
         )

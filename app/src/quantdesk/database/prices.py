@@ -64,9 +64,10 @@ class Prices:
     async def write(self, symbol: str, price: Decimal) -> Versioned[Price]:
         """Write the price of `symbol`; return it as it will be read.
 
-        What comes while a write is under way is committed together, by the next one: a commit is
-        what a write costs most. Each still has a version of its own. Of two prices of a symbol the
-        one written later has the later `updated_at`, whatever the clocks of two instances say.
+        Writes that arrive while a commit is under way are committed together by the next one: the
+        commit is the most expensive part of a write. Each still has a version of its own. Of two
+        prices of a symbol the one written later has the later `updated_at`, even if the clocks of
+        two instances differ.
         """
         written: asyncio.Future[Versioned[Price]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_PriceWrite(symbol, price, written))
@@ -123,9 +124,9 @@ class Prices:
         return (await connection.execute(statement, values)).all()
 
     def _tick(self) -> dt.datetime:
-        """Return the time, or PRICE_BATCH moments after what this returned last if that is later.
+        """Return the time, or PRICE_BATCH microseconds after the last one if that is later.
 
-        So there is a moment for each price of one symbol in a batch.
+        So each price of one symbol in a batch has a time of its own.
         """
         self._ticked = max(clock.now(), self._ticked + dt.timedelta(microseconds=PRICE_BATCH))
         return self._ticked
@@ -135,14 +136,14 @@ class Prices:
             return func.greatest(
                 new, old + literal_column(f"interval '{PRICE_BATCH} microseconds'")
             )
-        # Times are text there. One process writes after another, so two of one moment are rare.
+        # Times are text there. One process writes after another, so two at the same time are rare.
         return func.max(new, old)
 
 
 def _settle(writes: list[_PriceWrite], row: AnyRow) -> None:
     """Answer the writes of one symbol that were committed together, in the order they came in."""
     for before, write in enumerate(reversed(writes)):
-        # A moment for each, as if they had been committed one after another.
+        # A time of its own for each, as if they had been committed one after another.
         updated_at = row.updated_at - before * dt.timedelta(microseconds=1)
         price = Price(write.symbol, plain(write.price), updated_at)
         if not write.written.done():

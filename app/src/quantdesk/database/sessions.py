@@ -23,7 +23,7 @@ EXPIRED_BATCH: Final = 10
 
 
 class Session(msgspec.Struct, frozen=True, rename="camel"):
-    """Who is logged in, and until when. Its id is known to the client alone."""
+    """A login and when it ends. Only the client knows its id."""
 
     user: str
     created_at: dt.datetime

@@ -71,7 +71,7 @@ def _user(*constraints: ForeignKey, primary_key: bool = False) -> Column[str]:
     return Column("user_name", String(64), *constraints, primary_key=primary_key, nullable=False)
 
 
-# `version` grows by one with each change of its row: it tells the cache which of two is newer.
+# `version` grows by one with each change of its row: the cache finds the newer of two by it.
 prices: Final = Table(
     "prices",
     metadata,
@@ -81,7 +81,7 @@ prices: Final = Table(
     Column("version", BigInteger, nullable=False, server_default="1"),
 )
 
-# Only the SHA-256 of a session's id is kept: who reads this table can't take a session over.
+# Only the SHA-256 of a session's id is kept: a reader of this table can't take a session over.
 sessions: Final = Table(
     "sessions",
     metadata,
@@ -93,7 +93,7 @@ sessions: Final = Table(
     Column("host_cookie", Boolean, nullable=False, server_default=false()),
 )
 
-# Assertions that have begun a session, by their SHA-256: each may once.
+# Assertions that have begun a session, by their SHA-256: each may do so once.
 assertions: Final = Table(
     "assertions",
     metadata,

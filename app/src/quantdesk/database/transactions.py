@@ -41,7 +41,7 @@ class Transactions:
         self._reader = (
             engine.execution_options(isolation_level="AUTOCOMMIT") if self.postgresql else engine
         )
-        # SQLite lets one writer in after another, but not in turn: some would wait until they fail.
+        # SQLite admits one writer at a time, but in no order: some would wait until they fail.
         self._writing: AbstractAsyncContextManager[Any] = (
             nullcontext() if self.postgresql else asyncio.Lock()
         )
@@ -64,7 +64,7 @@ class Transactions:
         return await limited(in_turn(), limits.OPERATION_TIMEOUT)
 
     def insert(self, table: Table) -> AnyInsert:
-        """Return an insert that may say what a conflict does."""
+        """Return an insert statement that accepts an `on_conflict` clause."""
         return postgresql.insert(table) if self.postgresql else sqlite.insert(table)
 
     async def upsert(
@@ -115,7 +115,7 @@ async def limited(work: Coroutine[Any, Any, T], seconds: float) -> T:
 
 
 def unavailable(error: Exception) -> Unavailable:
-    """Return what the caller of an operation is told of a time-out or a system's error."""
+    """Return the error that callers get for a time-out or an OSError."""
     if isinstance(error, TimeoutError):
         return Unavailable("The database did not answer in time")
     return Unavailable(str(error) or type(error).__name__)

@@ -1,8 +1,8 @@
-"""What the instances of one environment tell each other through Redis' pub/sub.
+"""Messages between the instances of one environment, over Redis' pub/sub.
 
 Every message carries its sender and a number that grows by one, so that a receiver sees when one is
-missing; a heartbeat tells the number in times of silence. Delivery is at most once: what is missing
-is not sent again, but those whom it may concern are told.
+missing; a heartbeat carries the number in times of silence. Delivery is at most once: a missing
+message is not sent again, but subscribers are notified of the gap.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 RESUBSCRIBE_DELAY: Final = 0.25
 HEARTBEAT: Final = 1.0
-# Seconds without a heartbeat after which a subscription that hears not even its own is made anew,
-# and after which another instance that was not heard since counts as gone.
+# Seconds after which a subscription that does not even receive its own heartbeat is replaced, and
+# after which another instance without a heartbeat counts as gone.
 SILENCE: Final = 3.5
 # Seconds after which an instance that has gone is forgotten.
 MEMORY: Final = 3600.0
@@ -35,19 +35,19 @@ RESET_STATS: Final = b"reset-stats"
 # About the name of a session that was ended before its time.
 SESSION_ENDED: Final = b"session-ended"
 _BEAT: Final = b"beat"
-# Who sends, the message's number, and what it says. Nothing else on the channels is heeded.
+# The sender, the message's number, and its content. Anything else on the channels is ignored.
 _MESSAGE: Final = re.compile(rb"([0-9a-f]{16}) ([0-9]{1,18}) (.+)", re.DOTALL)
 
 
 class _Peer:
-    """Another instance, as far as its messages tell."""
+    """Another instance, as known from its messages."""
 
-    __slots__ = ("certain", "heard", "number")
+    __slots__ = ("certain", "number", "seen")
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.heard = time.monotonic()
-        # Not until it has spoken again after a time in which nobody listened.
+        self.seen = time.monotonic()
+        # False after an interruption, until its next message.
         self.certain = True
 
 
@@ -68,7 +68,7 @@ class Bus:
         self._number = 0
         self._peers: dict[bytes, _Peer] = {}
         self._echo = 0.0
-        # Since when it listens without a break, and whether subscribers were here before that.
+        # Since when it is subscribed without a break, and whether there were subscribers before.
         self._since = 0.0
         self._late = False
         self._listeners: dict[bytes, Callable[[bytes], None]] = {}
@@ -79,7 +79,7 @@ class Bus:
         self.gaps = 0
 
     def listen(self, topic: bytes, listener: Callable[[bytes], None]) -> None:
-        """Have `listener` called with what each announcement of another instance is about."""
+        """Have `listener` called with the subject of each announcement of another instance."""
         self._listeners[topic] = listener
 
     def publish(self, channel: str, text: bytes) -> None:
@@ -89,7 +89,7 @@ class Bus:
         self._send(f"{self._prefix}ws:{channel}", text)
 
     def announce(self, topic: bytes, about: bytes = b"") -> None:
-        """Tell the other instances something, as far as Redis reaches them."""
+        """Send an announcement to the other instances, as far as Redis reaches them."""
         self._number += 1
         self._send(self._control, b"%b %b" % (topic, about) if about else topic)
 
@@ -112,7 +112,7 @@ class Bus:
 
     def _send(self, channel: str, body: bytes) -> None:
         def done(reply: Reply) -> None:
-            # A message that was not sent leaves a hole in the numbers, which receivers see.
+            # A message that was not sent leaves a gap in the numbers, which receivers detect.
             if isinstance(reply, Exception):
                 self._gateway.judge(reply)
 
@@ -126,16 +126,16 @@ class Bus:
         while True:
             await asyncio.sleep(HEARTBEAT)
             self._send(self._control, _BEAT)
-            self._review_the_silent()
+            self._review_peers()
 
-    def _review_the_silent(self) -> None:
+    def _review_peers(self) -> None:
         now = time.monotonic()
         for source, peer in list(self._peers.items()):
-            if self.subscribed and not peer.certain and now - peer.heard > SILENCE:
-                # It has gone, and what it said last may have gone unheard.
+            if self.subscribed and not peer.certain and now - peer.seen > SILENCE:
+                # It has gone, and its last messages may have been lost.
                 peer.certain = True
-                self._tell_gap(None)
-            if now - peer.heard > MEMORY:
+                self._report_gap(None)
+            if now - peer.seen > MEMORY:
                 del self._peers[source]
 
     # Receiving.
@@ -145,7 +145,7 @@ class Bus:
             wire = await self._gateway.connected()
             subscription: Subscription | None = None
             try:
-                subscription = await self._gateway.subscription(self._hear)
+                subscription = await self._gateway.subscription(self._handle)
                 subscription.subscribe("PSUBSCRIBE", self._pattern)
                 self._echo = time.monotonic()
                 while not (wire.ended.done() or subscription.ended.done()):
@@ -154,26 +154,26 @@ class Bus:
                     if time.monotonic() - self._echo > SILENCE:
                         break
                 if subscription.ended.done() and subscription.ended.result() == "NOPERM":
-                    self._complain("NOPERM")
+                    self._log_refusal("NOPERM")
             except CONNECTION_ERRORS as error:
-                self._complain(describe(error))
+                self._log_refusal(describe(error))
             finally:
-                self._lost()
+                self._interrupted()
                 if subscription is not None:
                     subscription.close()
             await asyncio.sleep(RESUBSCRIBE_DELAY)
 
-    def _complain(self, reason: str) -> None:
+    def _log_refusal(self, reason: str) -> None:
         if not self._refused:
             self._refused = True
             log.warning("There is no subscription to Redis", extra={"reason": reason})
 
-    def _lost(self) -> None:
+    def _interrupted(self) -> None:
         self.subscribed = False
         for peer in self._peers.values():
             peer.certain = False
 
-    def _hear(self, reply: list[Reply]) -> None:
+    def _handle(self, reply: list[Reply]) -> None:
         if reply[0] == b"pmessage":
             self._message(reply[2], reply[3])
         elif reply[0] == b"psubscribe":
@@ -182,7 +182,7 @@ class Bus:
             self._since = time.monotonic()
             self._late = self._hub.open > 0
             for peer in self._peers.values():
-                peer.heard = self._since
+                peer.seen = self._since
 
     def _message(self, channel: bytes, message: bytes) -> None:
         found = _MESSAGE.fullmatch(message)
@@ -205,26 +205,26 @@ class Bus:
             listener(about)
 
     def _follow(self, source: bytes, number: int, *, beat: bool) -> None:
-        """Compare a message's number with what was heard before; tell of a hole."""
+        """Compare a message's number with the one before; report a gap."""
         now = time.monotonic()
         peer = self._peers.get(source)
         if peer is None:
             self._peers[source] = _Peer(number)
-            spoke_before = number > (0 if beat else 1)
-            if spoke_before and (self._late or now - self._since > SILENCE):
-                # New here, but not new, and there was somebody to hear what it said.
-                self._tell_gap(None)
+            sent_before = number > (0 if beat else 1)
+            if sent_before and (self._late or now - self._since > SILENCE):
+                # Not new, though unknown here: subscribers may have missed its earlier messages.
+                self._report_gap(None)
             return
         missed = number - peer.number - (0 if beat else 1)
-        peer.number, peer.heard, peer.certain = max(number, peer.number), now, True
+        peer.number, peer.seen, peer.certain = max(number, peer.number), now, True
         if missed > 0:
-            self._tell_gap(missed)
+            self._report_gap(missed)
 
-    def _tell_gap(self, missed: int | None) -> None:
-        """Tell every subscriber: which channels the messages were on is not known."""
+    def _report_gap(self, missed: int | None) -> None:
+        """Notify every subscriber: the channels of the lost messages are not known."""
         self.gaps += 1
         log.warning("Messages of another instance were lost", extra={"missed": missed})
-        self._hub.tell_all(
+        self._hub.broadcast(
             lambda channel: msgspec.json.encode(
                 {"channel": channel, "event": "gap", "data": {"missed": missed}}
             )

@@ -11,7 +11,7 @@ CONNECTION_ERRORS: Final = (OSError, TimeoutError, ReplyError, WireLost, WireFul
 
 
 class RedisUnavailable(Exception):
-    """Redis is not usable. `attempted` tells a try that failed from one that was not made."""
+    """Redis is not usable. `attempted` is false if no command was sent."""
 
     def __init__(self, *, attempted: bool) -> None:
         self.attempted = attempted

@@ -122,7 +122,7 @@ class Gateway:
             raise RedisUnavailable(attempted=False) from None
 
     def judge(self, error: Exception) -> RedisUnavailable | RedisRefused:
-        """Draw the consequences of a reply that is an exception; return what callers are told."""
+        """Draw the consequences of a reply that is an exception; return the error for callers."""
         if not isinstance(error, ReplyError):
             return RedisUnavailable(attempted=True)
         if error.code in _DOWN_REPLIES:
@@ -165,14 +165,14 @@ class Gateway:
                 return self._state.wire
             await asyncio.sleep(CONNECTED_CHECK)
 
-    async def subscription(self, heard: Callable[[list[Reply]], None]) -> Subscription:
+    async def subscription(self, received: Callable[[list[Reply]], None]) -> Subscription:
         """Open a connection of its own to the server in use, for a subscriber.
 
         Raises:
-            OSError, TimeoutError, ReplyError, WireLost, NoPrimary: there is none to be had.
+            OSError, TimeoutError, ReplyError, WireLost, NoPrimary: there is no connection.
         """
         if self._connector is None or self._state.address is None:
             raise NoPrimary
-        wire = await self._connector.open(lambda: Subscription(heard), self._state.address)
+        wire = await self._connector.open(lambda: Subscription(received), self._state.address)
         assert isinstance(wire, Subscription)  # noqa: S101  # what the factory made
         return wire

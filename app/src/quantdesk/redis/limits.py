@@ -29,7 +29,7 @@ class Decision(NamedTuple):
 
 
 class _Batch:
-    """What one turn of the event loop asks for one client: one question to Redis answers all."""
+    """Requests of one client in one turn of the event loop, which share one command to Redis."""
 
     __slots__ = ("takers", "watchers")
 
@@ -50,28 +50,28 @@ class Limiter:
         self._gateway = gateway
         self._prefix = f"qd:{env_name}:ratelimit:{counted and counted + ':'}"
         self._batches: dict[str, _Batch] = {}
-        # Windows that are counted here, and those that Redis said are used up (with a count of the
-        # limit): a client that is refused is refused until its window ends, so that a flood costs
+        # Windows that are counted here, and those that Redis reports as used up (with the limit as
+        # count): a client that is refused is refused until its window ends, so that a flood costs
         # Redis nothing.
         self._windows: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def take(self, client: str) -> "Decision | asyncio.Future[Decision]":
-        """Count one request of a client. Where Redis must be asked, the answer is to be awaited."""
-        return self._here(client, 1) or self._ask(client, counted=True)
+        """Count one request of a client. Where Redis must be queried, the result is awaitable."""
+        return self._decide_locally(client, 1) or self._query(client, counted=True)
 
     def look(self, client: str) -> "Decision | asyncio.Future[Decision]":
-        """Tell what a client has left, without counting a request."""
-        return self._here(client, 0) or self._ask(client, counted=False)
+        """Return what a client has left, without counting a request."""
+        return self._decide_locally(client, 0) or self._query(client, counted=False)
 
-    def _here(self, client: str, wanted: int) -> Decision | None:
-        """Decide without Redis, where that is right; None where Redis must be asked."""
+    def _decide_locally(self, client: str, wanted: int) -> Decision | None:
+        """Decide without Redis where possible; None where Redis must be queried."""
         used, ends = self._windows.get(client, (0, 0.0))
         left = ends - time.monotonic()
         if left > 0 and used >= self.limit:
             return Decision(wanted == 0, 0, math.ceil(left))
         return None if self._gateway.available else self._count(client, wanted)
 
-    def _ask(self, client: str, *, counted: bool) -> "asyncio.Future[Decision]":
+    def _query(self, client: str, *, counted: bool) -> "asyncio.Future[Decision]":
         loop = asyncio.get_running_loop()
         batch = self._batches.get(client)
         if batch is None:
@@ -91,7 +91,7 @@ class Limiter:
         def done(reply: Reply) -> None:
             if isinstance(reply, Exception):
                 self._gateway.judge(reply)
-                self._settle_here(client, batch)
+                self._settle_locally(client, batch)
             else:
                 self._settle(client, batch, *reply)
 
@@ -99,7 +99,7 @@ class Limiter:
         try:
             TAKE.submit(self._gateway, done, self._prefix + client, *words)
         except RedisUnavailable:
-            self._settle_here(client, batch)
+            self._settle_locally(client, batch)
 
     def _settle(self, client: str, batch: _Batch, taken: int, used: int, left_ms: int) -> None:
         reset = max(1, math.ceil(left_ms / 1000))
@@ -113,7 +113,7 @@ class Limiter:
             if not waiter.done():
                 waiter.set_result(Decision(True, max(0, self.limit - used), reset))
 
-    def _settle_here(self, client: str, batch: _Batch) -> None:
+    def _settle_locally(self, client: str, batch: _Batch) -> None:
         for waiter in batch.takers:
             if not waiter.done():
                 waiter.set_result(self._count(client, 1))

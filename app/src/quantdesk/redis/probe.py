@@ -116,7 +116,7 @@ class Probe:
         wire = await self._connector.open(Wire, address)
         try:
             async with asyncio.timeout(self._settings.command_timeout):
-                latency = await self._ask(wire)
+                latency = await self._ping(wire)
         except BaseException:
             wire.close()
             raise
@@ -138,14 +138,14 @@ class Probe:
         return True
 
     async def _ping_on(self, wire: Wire) -> None:
-        """Ping until the connection ends, whoever ended it."""
+        """Ping until the connection ends."""
         while True:
             await asyncio.wait({wire.ended}, timeout=PROBE_INTERVAL_UP)
             if wire.ended.done():
                 return
             try:
                 # No timeout: a reply that does not come is a stall, which ends the connection.
-                self._state.latency = await self._ask(wire)
+                self._state.latency = await self._ping(wire)
             except ReplyError as error:
                 self._state.mark_down(error.code)
                 return
@@ -170,7 +170,7 @@ class Probe:
                 wire.close("no answer")
 
     async def _follow(self) -> None:
-        """Leave a primary that is none any more, though it may still answer."""
+        """Leave a former primary, though it may still answer."""
         while True:
             await asyncio.sleep(SENTINEL_INTERVAL)
             wire, address = self._state.wire, self._state.address
@@ -182,8 +182,8 @@ class Probe:
                 log.info("Sentinel names another primary", extra={"redis": primary[0]})
                 wire.close("Sentinel names another primary")
 
-    async def _ask(self, wire: Wire) -> float:
-        """Return how many milliseconds a PING took, with a write tried in its wake."""
+    async def _ping(self, wire: Wire) -> float:
+        """Return how many milliseconds a PING took, and try a write right after it."""
         # Not the loop's clock: uvloop's counts whole milliseconds.
         started = time.perf_counter()
         ping, write = (asyncio.ensure_future(wire.call(*words)) for words in self._words)

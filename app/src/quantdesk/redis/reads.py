@@ -141,7 +141,7 @@ class SharedReads:
         read.loading = True
         try:
             loaded = await read.load()
-        except Exception as error:  # noqa: BLE001  # it is for those who wait
+        except Exception as error:  # noqa: BLE001  # the readers get it
             self._end(read)
             for waiter in (*read.waiters, *read.late):
                 if not waiter.done():

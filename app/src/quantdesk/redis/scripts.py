@@ -12,7 +12,7 @@ from quantdesk.redis.wire import Done, Reply, ReplyError, Wire, Word, pack
 
 
 class Script:
-    """One script. `keys` tells how many of its arguments are keys."""
+    """One script. `keys` is the number of its arguments that are keys."""
 
     def __init__(self, keys: int, source: str) -> None:
         self._keys = keys
@@ -30,7 +30,7 @@ class Script:
             if isinstance(reply, ReplyError) and reply.code == "NOSCRIPT":
                 try:
                     gateway.submit(pack("EVAL", self._source, self._keys, *arguments), done)
-                except Exception as error:  # noqa: BLE001  # whatever it is, `done` must hear of it
+                except Exception as error:  # noqa: BLE001  # `done` gets every error
                     done(error)
             else:
                 done(reply)

@@ -1,4 +1,4 @@
-"""Which server is the primary now, asked of Sentinel."""
+"""Which server is the primary now, by a query of the Sentinels."""
 
 import asyncio
 import ipaddress
@@ -10,7 +10,7 @@ from typing import Final
 from quantdesk.redis.wire import Reply, Wire, Word, open_wire
 from quantdesk.settings import RedisSettings
 
-# Seconds for one Sentinel to answer; all are asked at once.
+# Seconds for one Sentinel to answer; all are queried at once.
 PATIENCE: Final = 1.0
 
 _NAME: Final = re.compile(r"(?=.{1,253}\Z)[\w-]{1,63}(?:\.[\w-]{1,63})*\.?", re.ASCII)
@@ -38,7 +38,7 @@ class Primary:
 
 
 async def find_primary(settings: RedisSettings, tls: ssl.SSLContext | None) -> Primary:
-    """Ask every Sentinel, and believe the one that saw the latest failover.
+    """Query every Sentinel, and trust the one that saw the latest failover.
 
     A Sentinel cut off from the others goes on naming the primary of before: the first answer alone
     would lead back to it.
@@ -47,7 +47,7 @@ async def find_primary(settings: RedisSettings, tls: ssl.SSLContext | None) -> P
         NoPrimary: none answered, or none knows the name.
     """
     answers = await asyncio.gather(
-        *(_ask(host, port, settings, tls) for host, port in settings.sentinels),
+        *(_query(host, port, settings, tls) for host, port in settings.sentinels),
         return_exceptions=True,
     )
     known = [answer for answer in answers if isinstance(answer, Primary)]
@@ -56,7 +56,7 @@ async def find_primary(settings: RedisSettings, tls: ssl.SSLContext | None) -> P
     return max(known, key=lambda primary: primary.epoch)
 
 
-async def _ask(
+async def _query(
     host: str, port: int, settings: RedisSettings, tls: ssl.SSLContext | None
 ) -> Primary:
     password = settings.sentinel_password
@@ -78,7 +78,7 @@ def _read(reply: Reply) -> Primary:
         primary = Primary(host, port, int(fields[b"config-epoch"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NoAddress from error
-    # Nobody can be there, whatever the epoch: it must not stand in front of the others' answers.
+    # No server can be there, whatever the epoch: it must not beat the others' answers.
     if not (0 < port < 65536 and _is_host(host)):
         raise NoAddress
     return primary

@@ -14,7 +14,7 @@ class Counts:
 
     @property
     def requests(self) -> int:
-        """Reads that asked the cache."""
+        """Reads that queried the cache."""
         return self.hits + self.misses
 
     @property

@@ -1,6 +1,6 @@
 """One connection to Redis that pipelines by itself.
 
-What one turn of the event loop asks for leaves in one write, and replies resolve in the order of
+Commands of one turn of the event loop leave in one write, and replies resolve in the order of
 their commands (RESP2, parsed by hiredis). That is 10 to 20 times the commands per second of a pool
 in which every command waits for its own round trip.
 """
@@ -61,7 +61,7 @@ def pack(*words: Word) -> bytes:
 class Wire(asyncio.Protocol):
     """A connection. Made by `open_wire`; ends by `close`, or by itself, and is then not used again.
 
-    `ended` resolves with the reason when it is over, whoever ended it.
+    `ended` resolves with the reason when it is over.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Wire(asyncio.Protocol):
         self._unsent_bytes = 0
         self._flushing = False
         self._paused = False
-        # When the peer last sent something, or when it was first asked after a time of silence.
+        # When the peer last sent something, or when a command was sent after a time of silence.
         self._since = 0.0
 
     # What callers use.
@@ -129,7 +129,7 @@ class Wire(asyncio.Protocol):
         return await answer
 
     def close(self, reason: str = "closed") -> None:
-        """End the connection at once; what is under way is told WireLost."""
+        """End the connection at once; commands under way get WireLost."""
         self._end(reason)
 
     # What the event loop calls.
@@ -166,7 +166,7 @@ class Wire(asyncio.Protocol):
     # The inside.
 
     def _take(self, reply: Reply) -> None:
-        """Hand a reply to whoever waits for it."""
+        """Hand a reply to the command that waits for it."""
         if not self._pending:
             self._end("a reply that nobody asked for")
             return
@@ -175,7 +175,7 @@ class Wire(asyncio.Protocol):
     def _resolve(self, done: Done, reply: Reply) -> None:
         try:
             done(reply)
-        except Exception as error:  # noqa: BLE001  # one caller's fault must not shift others' replies
+        except Exception as error:  # noqa: BLE001  # one caller's error must not affect others' replies
             context = {"message": "A callback of a reply from Redis failed", "exception": error}
             self._loop.call_exception_handler(context)
 
@@ -211,13 +211,13 @@ class Wire(asyncio.Protocol):
 class Subscription(Wire):
     """A connection in the state of a subscriber: every reply goes to one callback."""
 
-    def __init__(self, heard: Callable[[list[Any]], None]) -> None:
+    def __init__(self, received: Callable[[list[Any]], None]) -> None:
         super().__init__()
-        self._heard = heard
+        self._received = received
         self._listening = False
 
     def subscribe(self, *words: Word) -> None:
-        """Send SUBSCRIBE or PSUBSCRIBE. From now on nothing is answered, only heard."""
+        """Send SUBSCRIBE or PSUBSCRIBE. From now on every reply goes to the callback."""
         self._listening = True
         self._queue(pack(*words))
 
@@ -225,7 +225,7 @@ class Subscription(Wire):
         if not self._listening:
             super()._take(reply)
         elif isinstance(reply, list):
-            self._resolve(self._heard, reply)
+            self._resolve(self._received, reply)
         else:
             # An error reply: the subscription was refused.
             self._end(reply.code if isinstance(reply, ReplyError) else "an unexpected reply")

@@ -1,4 +1,4 @@
-"""Who may begin a session: AUTH_*."""
+"""The settings of logins: AUTH_*."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def _auth_keys(reader: Reader, text: str | None, keys_file: str | None) -> tuple
     if text is not None and keys_file is not None:
         reader.problem("AUTH_KEYS_FILE", shown(keys_file), "one of AUTH_KEYS and AUTH_KEYS_FILE")
         return ()
-    # A text is not shown: somebody may have put a private key there.
+    # A text is not shown: it may hold a private key by mistake.
     name, found = ("AUTH_KEYS", "") if keys_file is None else ("AUTH_KEYS_FILE", shown(keys_file))
     try:
         if keys_file is not None:

@@ -16,7 +16,7 @@ LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 class RedisSettings:
     """Where Redis is and how to reach it. Timeouts in seconds.
 
-    With `sentinels`, host and port are theirs to tell.
+    With `sentinels`, they name the host and port.
     """
 
     host: str
@@ -37,7 +37,7 @@ class RedisSettings:
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """What the listener shows. Without `required` it takes plaintext on the same port as well."""
+    """The listener's certificate. Without `required` it takes plaintext on the same port, too."""
 
     cert_file: Path
     key_file: Path
@@ -81,7 +81,7 @@ class Settings:
     """All that the environment decides.
 
     `redis` is None when Redis is disabled, `redis_state` when there is no second one, `tls` when
-    the listener takes plaintext alone, and `auth` where nobody's assertions count.
+    the listener takes plaintext alone, and `auth` when no issuer is configured.
     """
 
     redis: RedisSettings | None

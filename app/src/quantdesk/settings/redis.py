@@ -32,7 +32,7 @@ def read_redis(reader: Reader) -> tuple[RedisSettings | None, RedisSettings | No
     )
     redis = _server(reader, "REDIS_URL", base)
     if sentinels:
-        # Who is the primary they tell; what the URL says besides its address holds for it.
+        # They name the primary; the rest of the URL applies to it.
         redis = replace(
             redis or base,
             host="",
@@ -54,7 +54,7 @@ def read_redis(reader: Reader) -> tuple[RedisSettings | None, RedisSettings | No
 
 
 def _server(reader: Reader, name: str, base: RedisSettings) -> RedisSettings | None:
-    """Complete `base` by what a URL says; None without that URL."""
+    """Complete `base` by a URL; None without that URL."""
     url = _redis_url(reader, name)
     if url is None or url.hostname is None:
         return None

@@ -6,7 +6,7 @@ HIDDEN: Final = "(hidden)"
 
 
 class Secret:
-    """A string that shows itself only when asked to by name."""
+    """A string that only `reveal` shows."""
 
     __slots__ = ("_value",)
 

@@ -1,4 +1,4 @@
-"""The settings of HTTP: where to listen, who may call, and how often."""
+"""The settings of HTTP: where to listen, which callers are permitted, and how often."""
 
 import ipaddress
 import re

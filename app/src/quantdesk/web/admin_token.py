@@ -1,4 +1,4 @@
-"""The admin token: who may change what concerns every user."""
+"""The admin token: permission to change what affects every user."""
 
 import ipaddress
 import secrets
@@ -13,7 +13,7 @@ from quantdesk.services import Services
 from quantdesk.settings import Settings
 from quantdesk.web.errors import LIMIT_ERRORS, error_spec
 
-# What every route may answer with that needs the admin token.
+# Errors of every route that needs the admin token.
 ADMIN_ERRORS: Final = {
     401: error_spec("The token is missing or wrong"),
     403: error_spec(
@@ -26,7 +26,7 @@ ADMIN_ERRORS: Final = {
 def require_admin(
     connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
 ) -> None:
-    """Let pass whoever shows the admin token; without one configured, local callers only.
+    """Permit requests with the admin token; if none is configured, of local callers only.
 
     Raises:
         NotAuthorizedException: the token is missing or wrong (401).
@@ -39,21 +39,21 @@ def require_admin(
         if settings.production or not _is_local(connection):
             raise PermissionDeniedException("No admin token is configured")
         return
-    if not admin_token_shown(connection.scope["headers"], settings):
+    if not has_admin_token(connection.scope["headers"], settings):
         raise NotAuthorizedException(
             "A valid admin token is required", headers={"WWW-Authenticate": "Bearer"}
         )
 
 
-def admin_token_shown(headers: Iterable[tuple[bytes, bytes]], settings: Settings) -> bool:
-    """Tell whether a request's headers hold the admin token; never, if none is configured."""
+def has_admin_token(headers: Iterable[tuple[bytes, bytes]], settings: Settings) -> bool:
+    """Tell whether a request's headers hold the admin token; false if none is configured."""
     if settings.admin_token is None:
         return False
     expected = settings.admin_token.reveal().encode()
     for name, value in headers:
         if name == b"authorization":
             scheme, _, token = value.partition(b" ")
-            # In constant time, so that the time of an answer tells nothing about the token.
+            # In constant time, so that the time of an answer reveals nothing about the token.
             return scheme.lower() == b"bearer" and secrets.compare_digest(token.strip(), expected)
     return False
 

@@ -34,7 +34,7 @@ async def decode_body(request: AnyRequest, decoder: msgspec.json.Decoder[T]) -> 
     except InternalServerException:
         raise ClientException("The body did not arrive whole") from None
     except TimeoutError:
-        # Nor is the rest waited for, with which the connection could be held on to.
+        # The rest is not waited for either: it could hold the connection open.
         raise HTTPException(
             "The body did not arrive in time", status_code=408, headers={"Connection": "close"}
         ) from None
@@ -42,7 +42,7 @@ async def decode_body(request: AnyRequest, decoder: msgspec.json.Decoder[T]) -> 
         # As text, so that what a decoder keeps raw is known to be UTF-8 too.
         text = body.decode()
         decoded = decoder.decode(text)
-        _twins.decode(text)
+        _duplicates.decode(text)
     except msgspec.ValidationError as error:
         raise Unprocessable(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -50,14 +50,16 @@ async def decode_body(request: AnyRequest, decoder: msgspec.json.Decoder[T]) -> 
     return decoded
 
 
-def _refuse_twins(fields: list[tuple[str, object]]) -> None:
-    # Which of the two counts, readers on the way (a proxy, a log) would decide each by itself.
+def _refuse_duplicates(fields: list[tuple[str, object]]) -> None:
+    # A proxy or a log on the way might use the other of the two.
     if len({name for name, _ in fields}) < len(fields):
-        raise Unprocessable("A field is there twice")
+        raise Unprocessable("A field occurs twice")
 
 
-# Sees to nothing else: what a decoder has taken is valid, and numbers stay as they are written.
-_twins: Final = json.JSONDecoder(object_pairs_hook=_refuse_twins, parse_int=str, parse_float=str)
+# It checks nothing else: the decoder has accepted the text, and numbers stay as written.
+_duplicates: Final = json.JSONDecoder(
+    object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str
+)
 
 
 def describe_body(schema: Schema, *, required: bool = True) -> type[Operation]:

@@ -1,4 +1,4 @@
-"""Who a client is: its address, or the one that a trusted proxy names."""
+"""Which client a request is of: by its address, or the one that a trusted proxy reports."""
 
 import ipaddress
 import re
@@ -12,9 +12,9 @@ _WITH_PORT: Final = re.compile(r"\[([^\]]+)\](?::[0-9]{1,5})?|([^:]+\.[^:]+):[0-
 
 
 def identifier(proxies: tuple[str, ...]) -> Callable[[Scope], str]:
-    """Return what tells clients apart: by their address, or by what a trusted proxy says it is.
+    """Return a function that names a request's client, by address or as a trusted proxy reports it.
 
-    Of an IPv6 address the network counts (64 bits): one client has all addresses in it.
+    All addresses of an IPv6 network (64 bits) are one client.
     """
 
     networks = [ipaddress.ip_network(proxy) for proxy in proxies]
@@ -36,7 +36,7 @@ def identifier(proxies: tuple[str, ...]) -> Callable[[Scope], str]:
         address = peer[0] if peer else ""
         if proxies and trusted(address):
             # Each proxy adds the address that it was reached from at the end: the last that is no
-            # proxy of ours is the client, and what stands before it is what the client claims.
+            # proxy of ours is the client; those before it are only claims of the client.
             for hop in reversed(_forwarded(scope)):
                 address = hop
                 if not trusted(hop):

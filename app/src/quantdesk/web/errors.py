@@ -1,4 +1,4 @@
-"""Errors as callers see them: one JSON shape, and nothing of the inside."""
+"""Errors as callers see them: one JSON shape, without internals."""
 
 import logging
 from http import HTTPStatus
@@ -51,8 +51,8 @@ def error_spec(description: str) -> ResponseSpec:
     return ResponseSpec(ErrorBody, generate_examples=False, description=description)
 
 
-# What every limited route may answer with, every one that asks the database, every one that changes
-# something, and every one that reads a body.
+# Errors of every route with a limit, of those that query the database, of those that change
+# something, and of those that read a body.
 LIMIT_ERRORS: Final = {429: error_spec("The client's rate limit is used up")}
 COMMON_ERRORS: Final = {**LIMIT_ERRORS, 503: error_spec("The database is not available")}
 ORIGIN_ERRORS: Final = {403: error_spec("The request is of a page of another origin")}
@@ -79,14 +79,14 @@ class TooManyRequests(HTTPException):
 
 
 def handle_error(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """Turn whatever a handler raised into a response."""
+    """Turn an exception of a handler into a response."""
     status, body = answer_to(error, request.method)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
 def answer_to(error: Exception, method: str) -> tuple[int, bytes]:
-    """Return the status and body that tell a client of an error; log what is the server's fault."""
+    """Return the status and body of an error; log an error of the server."""
     match error:
         case ValidationException():
             status, message = 422, error.detail

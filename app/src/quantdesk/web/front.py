@@ -1,4 +1,4 @@
-"""What every request passes first: who the client is, its limit, the metrics, and the hot path.
+"""What every request passes first: its client, the limit, the metrics, and the hot path.
 
 A cached price is read thousands of times for each time that anything else happens. That one route
 is answered here, without the framework; whatever is unusual about a request goes the common way.
@@ -13,7 +13,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from quantdesk.redis.limits import Decision
 from quantdesk.services import Services
-from quantdesk.web.admin_token import admin_token_shown
+from quantdesk.web.admin_token import has_admin_token
 from quantdesk.web.clients import identifier
 from quantdesk.web.errors import TooManyRequests, answer_to
 from quantdesk.web.metrics import Metrics
@@ -25,7 +25,7 @@ from quantdesk.web.sockets import Sockets, refuse
 Headers = list[tuple[bytes, bytes]]
 
 PRICES: Final = "/api/prices/"
-# Below it everything counts against the client's limit, but for what asks after health.
+# Below it everything counts against the client's limit, except health checks.
 API: Final = "/api/"
 # What begins a session, without one that a foreign page would need.
 LOGIN: Final = "/api/sessions"
@@ -104,9 +104,9 @@ class Front:
         try:
             lookup = await reading
         except Exception as error:  # noqa: BLE001  # every error has its answer
-            return await self._answer(send, *answer_to(error, "GET"), self._told(decision))
+            return await self._answer(send, *answer_to(error, "GET"), self._limit_headers(decision))
         self._services.cache.count(lookup)
-        headers = self._told(decision)
+        headers = self._limit_headers(decision)
         headers.append((b"x-cache", lookup.outcome.encode()))
         if lookup.data is None:
             return await self._answer(send, *answer_to(NoPrice(), "GET"), headers)
@@ -118,24 +118,24 @@ class Front:
         decision = limiting if isinstance(limiting, Decision) else await limiting
         if not decision.allowed:
             return await self._refuse(send, decision)
-        foreign = self._foreign(scope)
-        if foreign is not None:
+        refusal = self._check_origin(scope)
+        if refusal is not None:
             return await self._answer(
-                send, *answer_to(foreign, scope["method"]), self._told(decision)
+                send, *answer_to(refusal, scope["method"]), self._limit_headers(decision)
             )
-        return await self._common(scope, receive, send, self._told(decision))
+        return await self._common(scope, receive, send, self._limit_headers(decision))
 
-    def _foreign(self, scope: HTTPScope) -> HTTPException | None:
+    def _check_origin(self, scope: HTTPScope) -> HTTPException | None:
         """Return the refusal of what a foreign page may have made a browser send."""
-        # No browser shows the token, as it would show a cookie.
-        if scope["method"] in SAFE or admin_token_shown(scope["headers"], self._services.settings):
+        # No browser sends the token by itself, as it would a cookie.
+        if scope["method"] in SAFE or has_admin_token(scope["headers"], self._services.settings):
             return None
         return self._origins.check(scope["headers"], body=scope["path"] == LOGIN)
 
     def _limiting(self, scope: HTTPScope) -> "Decision | asyncio.Future[Decision]":
         client = self._identify(scope)
-        if admin_token_shown(scope["headers"], self._services.settings):
-            # Who holds it feeds the desk: shown what other requests have left, but not counted.
+        if has_admin_token(scope["headers"], self._services.settings):
+            # Its holder feeds the desk: the answer shows what is left, the request is not counted.
             return self._limiter.look(client)
         return self._limiter.take(client)
 
@@ -158,11 +158,11 @@ class Front:
         return status
 
     async def _refuse(self, send: Send, decision: Decision) -> int:
-        headers = self._told(decision)
+        headers = self._limit_headers(decision)
         headers.append((b"retry-after", b"%d" % decision.reset))
         return await self._answer(send, *answer_to(TooManyRequests(), ""), headers)
 
-    def _told(self, decision: Decision) -> Headers:
+    def _limit_headers(self, decision: Decision) -> Headers:
         return [
             self._limit,
             (b"ratelimit-remaining", b"%d" % decision.remaining),

@@ -1,4 +1,4 @@
-"""The WebSockets of this process: who listens to what, and how a message gets to all of them."""
+"""The WebSockets of this process: their subscriptions, and the delivery of messages."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -62,12 +62,12 @@ class Hub:
         self._handshakes: list[set[str]] = []
         self._dirty: list[Subscriber] = []
 
-    def join(self, subscriber: Subscriber, session: str) -> None:
-        """Have a subscriber end with its session."""
+    def join_session(self, subscriber: Subscriber, session: str) -> None:
+        """Have a subscriber end together with its session."""
         self.sessions.setdefault(session, set()).add(subscriber)
 
-    def part(self, subscriber: Subscriber, session: str) -> None:
-        """End that."""
+    def leave_session(self, subscriber: Subscriber, session: str) -> None:
+        """Take a subscriber out of its session."""
         members = self.sessions.get(session)
         if members is not None:
             members.discard(subscriber)
@@ -75,8 +75,8 @@ class Hub:
                 del self.sessions[session]
 
     @contextmanager
-    def noting_ends(self) -> Iterator[set[str]]:
-        """Note the sessions that end meanwhile: who is about to join one of them is not told."""
+    def collect_ended(self) -> Iterator[set[str]]:
+        """Collect the sessions that end meanwhile: a socket about to join one misses its end."""
         ended: set[str] = set()
         self._handshakes.append(ended)
         try:
@@ -98,7 +98,7 @@ class Hub:
         self._channels.setdefault(channel, set()).add(subscriber)
 
     def unsubscribe(self, subscriber: Subscriber, channel: str) -> None:
-        """End that; without a subscription nothing happens."""
+        """Undo `subscribe`; without a subscription nothing happens."""
         subscriber.channels.discard(channel)
         listeners = self._channels.get(channel)
         if listeners is not None:
@@ -113,7 +113,7 @@ class Hub:
         subscriber.outbox.clear()
 
     def deliver(self, channel: str, text: bytes) -> None:
-        """Send a message to all who listen to a channel. It is encoded once for all of them."""
+        """Send a message to all subscribers of a channel. It is encoded once for all of them."""
         listeners = self._channels.get(channel)
         if not listeners:
             return
@@ -122,7 +122,7 @@ class Hub:
         for subscriber in listeners:
             self._push(subscriber, frame)
 
-    def tell_all(self, message: Callable[[str], bytes]) -> None:
+    def broadcast(self, message: Callable[[str], bytes]) -> None:
         """Send every subscriber of every channel what `message` makes of the channel's name."""
         for channel in list(self._channels):
             self.deliver(channel, message(channel))

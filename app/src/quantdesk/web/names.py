@@ -1,4 +1,4 @@
-"""What clients may call symbols and users."""
+"""The names of symbols and users that requests may have."""
 
 import re
 from typing import Any, Final

@@ -7,7 +7,7 @@ from litestar.exceptions import HTTPException, PermissionDeniedException
 
 from quantdesk.settings import Settings
 
-# What changes nothing may be asked for from anywhere: what is answered, no foreign page can read.
+# Methods that change nothing are permitted from anywhere: a foreign page cannot read the answers.
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS: Final = {"http": ":80", "https": ":443"}
 
@@ -20,10 +20,10 @@ class UnsupportedMediaType(HTTPException):
 
 
 class Origins:
-    """Tells requests of the application's own pages, and of programs, from those of other pages.
+    """Tells requests of the application's own pages and of programs from those of other pages.
 
-    A browser says by Origin and Sec-Fetch-Site whose page a request is of, and sends no
-    application/json for a foreign one without asking first. Programs send neither header.
+    A browser names the page of a request in Origin and Sec-Fetch-Site, and sends no
+    application/json for a foreign page without a preflight. Programs send neither header.
     """
 
     def __init__(self, settings: Settings) -> None:

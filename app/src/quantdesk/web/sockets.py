@@ -1,4 +1,4 @@
-"""WebSockets: who may open one, what a client may say, and what it is answered."""
+"""WebSockets: which clients may open one, and the messages that they may send."""
 
 import asyncio
 import datetime as dt
@@ -14,7 +14,7 @@ from litestar.types import Receive, Scope, Send
 from quantdesk.database.sessions import Session
 from quantdesk.redis.limits import Decision, Limiter
 from quantdesk.services import Services
-from quantdesk.web.admin_token import admin_token_shown
+from quantdesk.web.admin_token import has_admin_token
 from quantdesk.web.errors import ErrorBody, ErrorDetail, TooManyRequests, answer_to
 from quantdesk.web.hub import Frames, Hub, Subscriber
 from quantdesk.web.names import SYMBOL
@@ -57,7 +57,7 @@ class TooManyHandshakes(TooManyRequests):
 
 
 class Sockets:
-    """The route `/ws`. It is for sessions, and for who holds the admin token."""
+    """The route `/ws`. It is for sessions, and for clients with the admin token."""
 
     def __init__(self, services: Services, origins: Origins) -> None:
         self._services = services
@@ -68,7 +68,7 @@ class Sockets:
     async def serve(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
         """Serve one connection of `client`, from its handshake to its end."""
         try:
-            with self._hub.noting_ends() as ended:
+            with self._hub.collect_ended() as ended:
                 name, session = await self._admit(scope, client, ended)
         except Exception as error:  # noqa: BLE001  # every error has its answer
             await refuse(send, error)
@@ -78,7 +78,7 @@ class Sockets:
     async def _admit(
         self, scope: Scope, client: str, ended: set[str]
     ) -> tuple[str, Session | None]:
-        """Return a session and its name, or neither for who holds the admin token.
+        """Return a session and its name, or neither for a client with the admin token.
 
         `ended` has the names of sessions that have ended meanwhile.
 
@@ -87,8 +87,8 @@ class Sockets:
             SQLAlchemyError: whether there is a session is not known.
         """
         services = self._services
-        admin = admin_token_shown(scope["headers"], services.settings)
-        # The cheapest refusals first: a flood of handshakes asks neither Redis nor the database.
+        admin = has_admin_token(scope["headers"], services.settings)
+        # The cheapest refusals first: a flood of handshakes reaches neither Redis nor the database.
         self._check_room(client)
         if not admin:
             await _count(services.address_sockets, client)
@@ -140,13 +140,13 @@ class Sockets:
         try:
             async with life:
                 if session is not None:
-                    self._hub.join(subscriber, name)
+                    self._hub.join_session(subscriber, name)
                 await receive()
                 await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
                 while (message := cast("dict[str, Any]", await receive()))["type"] == (
                     "websocket.receive"
                 ):
-                    self._hear(subscriber, message.get("text"))
+                    self._receive(subscriber, message.get("text"))
         except TimeoutError:
             # Unless the client has left in this moment.
             with suppress(RuntimeError):
@@ -156,19 +156,19 @@ class Sockets:
         finally:
             self._hub.leave(subscriber)
             if session is not None:
-                self._hub.part(subscriber, name)
+                self._hub.leave_session(subscriber, name)
             self._hub.open -= 1
             self._clients[client] -= 1
             if not self._clients[client]:
                 del self._clients[client]
 
-    def _hear(self, subscriber: Subscriber, text: str | None) -> None:
-        refusal = self._obey(subscriber, text)
+    def _receive(self, subscriber: Subscriber, text: str | None) -> None:
+        refusal = self._execute(subscriber, text)
         if refusal is not None:
             self._hub.answer(subscriber, msgspec.json.encode(ErrorBody(error=refusal)))
 
-    def _obey(self, subscriber: Subscriber, text: str | None) -> ErrorDetail | None:
-        """Do what a message asks for; return why not."""
+    def _execute(self, subscriber: Subscriber, text: str | None) -> ErrorDetail | None:
+        """Carry out a message; return the error if it is refused."""
         if text is None:
             return ErrorDetail("bad_request", "Messages must be text")
         try:
@@ -192,9 +192,9 @@ class Sockets:
         return None
 
 
-async def _count(limiter: Limiter, who: str) -> None:
+async def _count(limiter: Limiter, client: str) -> None:
     """Count one handshake; raises TooManyHandshakes."""
-    limiting = limiter.take(who)
+    limiting = limiter.take(client)
     decision = limiting if isinstance(limiting, Decision) else await limiting
     if not decision.allowed:
         raise TooManyHandshakes(decision)

@@ -33,7 +33,7 @@ _KeyHeader = Annotated[
     str | None,
     HeaderParameter(
         name="Idempotency-Key",
-        description="Sent again with the same order, it answers with what became of the first",
+        description="If the same order is sent again, the answer is the result of the first",
         schema_extra=optional_text(KEY),
     ),
 ]
@@ -56,7 +56,7 @@ class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OrderAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """An order, and what became of it."""
+    """An order and its result."""
 
     success: bool = True
     data: Order
@@ -127,7 +127,7 @@ async def place_order(
         raise NotFoundException(str(error)) from None
     except (PositionRefused, KeyReused) as error:
         raise Conflict(str(error)) from None
-    # Also for one that was placed before: whoever placed it may not have come this far.
+    # Also for one that was placed before: the first attempt may have failed before this line.
     await services.cache.invalidate("portfolio", session.user, placed.version)
     return Response(OrderAnswer(data=placed.order), status_code=201 if placed.new else 200)
 
@@ -137,7 +137,7 @@ async def place_order(
     responses={
         **SESSION_ERRORS,
         404: error_spec("The user has no such order"),
-        422: error_spec("The id is not one"),
+        422: error_spec("The id is malformed"),
     },
 )
 async def read_order(
@@ -151,7 +151,7 @@ async def read_order(
         "order", order_id, _decoder, lambda: services.database.orders.read(order_id)
     )
     if lookup.value is None or lookup.value.user != session.user:
-        # Without X-Cache, which would tell whether another user has it.
+        # Without X-Cache, which would reveal whether another user has it.
         raise NotFoundException("There is no such order")
     return Response(OrderAnswer(data=lookup.value), headers={"X-Cache": lookup.outcome.value})
 

@@ -1,4 +1,4 @@
-"""Presence over HTTP: who is there, as far as they said so lately."""
+"""Presence over HTTP: which users are online, by what they sent lately."""
 
 import datetime as dt
 from typing import Annotated, Any, Final, Literal
@@ -26,13 +26,13 @@ _UserQuery = Annotated[
 
 
 class PresenceBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body that says how one is there."""
+    """The body that sets the user's status."""
 
     status: PresenceStatus = "online"
 
 
 class PresenceView(msgspec.Struct, frozen=True, rename="camel"):
-    """A user's presence as of now. `last_seen` is null for one who never said anything."""
+    """A user's presence as of now. `last_seen` is null for a user who never sent a status."""
 
     user: str
     status: Literal["online", "away", "offline"]
@@ -62,11 +62,11 @@ _decoder = msgspec.json.Decoder(Presence)
     responses={
         **BODY_ERRORS,
         **SESSION_ERRORS,
-        422: error_spec("The status is not one"),
+        422: error_spec("The status is malformed"),
     },
 )
 async def write_presence(request: AnyRequest, services: InjectedServices) -> PresenceAnswer:
-    """Note that the session's user is there."""
+    """Set the status of the session's user."""
     session = await current_session(request, services)
     status = (await decode_body(request, _body_decoder)).status
     noted = await services.database.presences.write(session.user, status)
@@ -76,12 +76,12 @@ async def write_presence(request: AnyRequest, services: InjectedServices) -> Pre
 
 @get(
     "/api/presence",
-    responses={**SESSION_ERRORS, 422: error_spec("The user is not one")},
+    responses={**SESSION_ERRORS, 422: error_spec("The user's name is malformed")},
 )
 async def read_presence(
     request: AnyRequest, services: InjectedServices, user: _UserQuery = None
 ) -> Response[PresenceAnswer]:
-    """Answer whether a user is there. Who said nothing for the presence's TTL is offline."""
+    """Answer with a user's status. It is offline if none was sent for the presence's TTL."""
     session = await current_session(request, services)
     whose = session.user if user is None else user
     if not USER.fullmatch(whose):

@@ -28,7 +28,7 @@ SymbolPath = Annotated[
 ]
 
 
-# How the metrics call the route of a read or write.
+# The name of the route in the metrics.
 ROUTE: Final = "/api/prices/{symbol}"
 
 
@@ -64,13 +64,13 @@ _UPDATE_SCHEMA: Final = Schema(
 
 _READ_ERRORS: Final = {
     404: error_spec("The symbol has no price"),
-    422: error_spec("The symbol is not one"),
+    422: error_spec("The symbol is malformed"),
     **COMMON_ERRORS,
 }
 _WRITE_ERRORS: Final = {
     **ADMIN_ERRORS,
     **BODY_ERRORS,
-    422: error_spec("The symbol is not one, or the price is not acceptable"),
+    422: error_spec("The symbol is malformed, or the price is not acceptable"),
     **COMMON_ERRORS,
 }
 
@@ -90,9 +90,9 @@ def start_read(services: Services, symbol: str) -> "asyncio.Future[Lookup[Price]
 
 @get("/api/prices/{symbol:str}", responses=_READ_ERRORS)
 async def read_price(symbol: SymbolPath, services: InjectedServices) -> Response[PriceAnswer]:
-    """Answer with the latest price; X-Cache tells whether it came from Redis.
+    """Answer with the latest price; X-Cache shows whether it came from Redis.
 
-    (What front.py takes for a plain read of a price does not come here.)
+    (The front answers a plain read of a price by itself.)
     """
     _checked(symbol)
     lookup = await start_read(services, symbol)
@@ -112,7 +112,7 @@ async def read_price(symbol: SymbolPath, services: InjectedServices) -> Response
 async def write_price(
     symbol: SymbolPath, request: AnyRequest, services: InjectedServices
 ) -> PriceAnswer:
-    """Write a price: to the database first, then the cached entry goes and subscribers are told."""
+    """Write a price: to the database first, then to subscribers; the cached entry is removed."""
     _checked(symbol)
     update = await decode_body(request, _update_decoder)
     try:
@@ -122,7 +122,7 @@ async def write_price(
     try:
         written = await services.database.prices.write(symbol, value)
     except SQLAlchemyError:
-        # It may be committed all the same: nobody is to read the old price from the cache then.
+        # It may be committed all the same: the old price must not be read from the cache then.
         await services.cache.invalidate("price", symbol, 0)
         raise
     # At once: in the order of the commits, and before anything is waited for.

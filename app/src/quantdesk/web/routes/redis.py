@@ -41,7 +41,7 @@ class ClearAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """The answer of an operation that has nothing to tell."""
+    """The answer of an operation without a result."""
 
     success: bool = True
 
@@ -58,7 +58,7 @@ class CacheStats(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class RedisStats(msgspec.Struct, frozen=True, rename="camel"):
-    """`latency` in milliseconds, memory in bytes; null where Redis does not tell."""
+    """`latency` in milliseconds, memory in bytes; null where Redis does not report it."""
 
     status: Status
     latency: float | None
@@ -84,7 +84,7 @@ class StatsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 _clear_decoder = msgspec.json.Decoder(ClearRequest)
 
-# The characters of C0 and C1, which nobody means by a pattern.
+# The characters of C0 and C1, which no useful pattern has.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _CLEAR_SCHEMA: Final = Schema(
@@ -132,7 +132,7 @@ async def stats(services: InjectedServices) -> StatsAnswer:
     responses={
         **BODY_ERRORS,
         **ADMIN_ERRORS,
-        422: error_spec("The pattern is not one"),
+        422: error_spec("The pattern is malformed"),
         503: error_spec("Redis is not available"),
     },
     status_code=200,

@@ -1,6 +1,6 @@
 """Sessions over HTTP: how one begins and ends.
 
-A session begins with a signed assertion of who the user is (see `assertions`). There are no
+A session begins with a signed assertion of the user's identity (see `assertions`). There are no
 passwords here. For development, a setting lets users name themselves.
 """
 
@@ -61,7 +61,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class AssertionRequired(NotAuthorizedException):
-    """A session can't begin, for want of an assertion that proves who the user is (401)."""
+    """A session can't begin, without an assertion that proves the user's identity (401)."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": 'Assertion realm="quantdesk"'})
@@ -73,11 +73,11 @@ _REQUEST_SCHEMA: Final = Schema(
         "assertion": Schema(
             type=OpenAPIType.STRING,
             max_length=MAX_ASSERTION,
-            description="A signed assertion of who the user is: a JWT of the configured issuer",
+            description="A signed assertion of the user's identity: a JWT of the configured issuer",
         ),
         "user": USER_SCHEMA,
     },
-    # Which of the two counted would be a matter of who reads it.
+    # With both, readers could disagree on which one counts.
     schema_not=Schema(required=["assertion", "user"]),
 )
 
@@ -85,31 +85,31 @@ _request_decoder = msgspec.json.Decoder(SessionRequest)
 
 
 def _identify(body: SessionRequest, services: Services) -> Identity | str:
-    """Return who begins a session: by an assertion, or in development by a name alone.
+    """Return the user of a new session: by an assertion, or in development by a name alone.
 
     Raises:
-        AssertionRequired: nothing proves it (401).
-        Unprocessable: it is nobody's name (422).
+        AssertionRequired: the identity is not proved (401).
+        Unprocessable: the name is malformed (422).
     """
-    who: Identity | str
+    user: Identity | str
     if body.assertion is not UNSET and body.user is not UNSET:
         raise Unprocessable("One of `assertion` and `user` must be left out")
     if body.assertion is not UNSET and services.authenticator is not None:
         if len(body.assertion) > MAX_ASSERTION:
             raise Unprocessable(f"The assertion must have at most {MAX_ASSERTION} characters")
         try:
-            who = services.authenticator.check(body.assertion)
+            user = services.authenticator.check(body.assertion)
         except AssertionRefused as error:
             raise AssertionRequired(str(error)) from None
     elif body.assertion is UNSET and services.settings.development_users:
-        who = f"guest-{secrets.token_hex(8)}" if body.user is UNSET else body.user
+        user = f"guest-{secrets.token_hex(8)}" if body.user is UNSET else body.user
     elif services.authenticator is not None:
-        raise AssertionRequired("A signed assertion of who the user is, is required")
+        raise AssertionRequired("A signed assertion of the user's identity is required")
     else:
         raise AssertionRequired("No session can begin: no authenticator is configured (AUTH_KEYS)")
-    if not USER.fullmatch(who if isinstance(who, str) else who.user):
+    if not USER.fullmatch(user if isinstance(user, str) else user.user):
         raise Unprocessable(f"The user must match {USER.pattern}")
-    return who
+    return user
 
 
 @post(
@@ -117,18 +117,18 @@ def _identify(body: SessionRequest, services: Services) -> Identity | str:
     operation_class=describe_body(_REQUEST_SCHEMA, required=False),
     responses={
         **BODY_ERRORS,
-        401: error_spec("Nothing proves who the user is"),
-        422: error_spec("The user is not one"),
+        401: error_spec("The user's identity is not proved"),
+        422: error_spec("The user's name is malformed"),
         **COMMON_ERRORS,
     },
 )
 async def begin_session(request: AnyRequest, services: InjectedServices) -> Response[SessionAnswer]:
     """Begin a session under a new id, and end the one that came along."""
-    who = _identify(await decode_body(request, _request_decoder), services)
-    if isinstance(who, Identity):
-        user, assertion = who.user, (who.digest, who.forget_after)
+    identity = _identify(await decode_body(request, _request_decoder), services)
+    if isinstance(identity, Identity):
+        user, assertion = identity.user, (identity.digest, identity.forget_after)
     else:
-        user, assertion = who, None
+        user, assertion = identity, None
     former = [found.id for found in await find_all(request.cookies, services)]
     session_id = new_id()
     try:
@@ -170,7 +170,7 @@ async def end_session(request: AnyRequest, services: InjectedServices) -> Respon
         try:
             await services.database.sessions.delete(found.id)
         finally:
-            # Also where it is not known whether the database did: it is asked anew then.
+            # Also if the database failed and may have deleted it: the next request queries it.
             await forget(found.id, services)
     return Response(Ended(), cookies=session_cookies(services, "", 0))
 

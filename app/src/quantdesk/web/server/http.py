@@ -28,7 +28,7 @@ def error_body(status: HTTPStatus, text: str) -> bytes:
 
 
 class LimitedHttp(HttpToolsProtocol):
-    """HTTP/1.1 that does not wait for ever for a request, nor take a head of any size."""
+    """HTTP/1.1 that limits how long a request may take, and the size of its head."""
 
     _buffered: BufferedTransport
     # Bytes of the head under way that came in earlier pieces, and of the piece being parsed.

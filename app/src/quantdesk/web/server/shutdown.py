@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def until_closed(self, seconds: float) -> None:
-        """Wait until no HTTP connection is left or begins, but not longer."""
+        """Wait until no HTTP connection is open or begins, for so many seconds at most."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while loop.time() < deadline and not self.force_exit:

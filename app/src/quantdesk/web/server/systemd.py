@@ -1,4 +1,4 @@
-"""What systemd hands over, and what it is notified of (sd_listen_fds(3), sd_notify(3))."""
+"""Sockets from systemd, and notifications to it (sd_listen_fds(3), sd_notify(3))."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ def passed_sockets() -> list[socket.socket] | None:
 
 
 def notify(state: str) -> None:
-    """Tell systemd about a change (sd_notify(3)); without systemd nothing happens."""
+    """Notify systemd of a change (sd_notify(3)); without systemd nothing happens."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -24,7 +24,7 @@ CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 def tls_context(tls: TlsSettings) -> ssl.SSLContext:
-    """Return what the listener shows: TLS 1.2 or newer, HTTP/1.1.
+    """Return the context of the listener: TLS 1.2 or newer, HTTP/1.1.
 
     Raises:
         OSError: a file cannot be read, or they do not belong together.
@@ -68,8 +68,8 @@ class Certificate:
 class TlsListener:
     """Takes TLS on a socket, and plaintext as well for as long as a balancer is being changed over.
 
-    asyncio's own server does not tell of connections whose handshake is under way, and a stop has
-    to wait for those, too: their client sends a request as soon as it can.
+    asyncio's own server does not list connections whose handshake is under way, and a stop has to
+    wait for those, too: their client sends a request as soon as it can.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class TlsListener:
             connection.close()
 
     async def _peek(self, connection: socket.socket) -> bytes:
-        """Return the first byte that comes, which stays where it is."""
+        """Return the first byte, without taking it from the socket."""
         readable = asyncio.Event()
         self._loop.add_reader(connection, readable.set)
         try:
@@ -162,6 +162,6 @@ class TlsServer(Server):
 
 
 def _bound(config: uvicorn.Config) -> socket.socket:
-    """Return a socket that listens where the settings say."""
+    """Return a socket that listens on the configured address."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     return socket.create_server((config.host, config.port), family=family, backlog=config.backlog)

@@ -5,13 +5,13 @@ from typing import Any, Final
 
 # Seconds that a client has to read the last answer, once the connection is closing.
 LINGER: Final = 3.0
-# Over TLS, where a client cannot be told that this side is done while it may go on sending: seconds
+# Over TLS, where this side cannot announce its end while the client goes on sending: seconds
 # without input after which the connection is closed.
 QUIET: Final = 0.25
 
 
 class _Discard(asyncio.Protocol):
-    """Reads what a client goes on sending, unheeded, until it has closed or its time is up."""
+    """Discards what a client goes on sending, until it has closed or its time is up."""
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
         self._transport = transport
@@ -68,14 +68,14 @@ class BufferedTransport(asyncio.Transport):
         self._flush()
         self._transport.close()
         if self._transport.get_write_buffer_size() or not self._transport.can_write_eof():
-            # Whoever does not read, or does not answer the end of TLS, would keep it open.
+            # A client that does not read, or does not answer the end of TLS, would keep it open.
             self._loop.call_later(LINGER, self._transport.abort)
 
     def close_while_sent_to(self, protocol: asyncio.Protocol) -> None:
-        """Close towards a client that may be in the middle of sending.
+        """Close a connection whose client may be in the middle of sending.
 
-        With input that nobody read, a close is a reset, for which the client may drop what it was
-        told last: the reason.
+        With unread input, a close is a reset, at which the client may drop the last answer: the
+        reason.
         """
         if self.is_closing():
             return

@@ -26,7 +26,7 @@ PIECE: Final = 8 * 1024
 
 
 class _Handshake(ServerProtocol):
-    """The server's side of a WebSocket, whose refusals are JSON like all errors."""
+    """The server's side of a WebSocket. Its refusals are JSON like all errors."""
 
     def reject(self, status: StatusLike, text: str) -> Response:
         response = super().reject(status, text)
@@ -83,8 +83,8 @@ class DirectFrames(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def handle_parser_exception(self) -> None:
-        told = self.conn.close_sent
-        code = 1006 if told is None else told.code
+        sent = self.conn.close_sent
+        code = 1006 if sent is None else sent.code
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": None})
         self.frames = []
         self.close_sent = True
@@ -94,7 +94,7 @@ class DirectFrames(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:  # noqa: ANN401  # uvicorn's type is private
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
-            # That was an answer, too: uvicorn would log an error.
+            # The handshake is answered: uvicorn would log an error otherwise.
             self.handshake_complete = True
 
     def shutdown(self) -> None:
