@@ -23,9 +23,9 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quantdesk.app import Application, create_app
-from quantdesk.database import migrate_database
+from quantdesk.database.database import migrate_database
 from quantdesk.settings import load_settings
+from quantdesk.web.app import Application, create_app
 
 pytest_plugins = ["postgres"]
 
@@ -39,15 +39,15 @@ HANG = 300.0
 # The limits after which the application takes a peer for dead or slow. Where a test is not about
 # one of them, a server that waits for the processor must not cross it.
 PATIENT = {
-    "bus.SILENCE": HANG,
-    "database.CONNECT_TIMEOUT": HANG,
-    "database.HEALTH_TIMEOUT": HANG,
-    "database.LOCK_TIMEOUT": HANG,
-    "database.OPERATION_TIMEOUT": HANG,
-    "database.STATEMENT_TIMEOUT": HANG,
-    "gateway.STALL": HANG,
-    "sentinel.PATIENCE": HANG,
-    "state.START_PATIENCE": HANG,
+    "redis.bus.SILENCE": HANG,
+    "database.engine.CONNECT_TIMEOUT": HANG,
+    "database.engine.HEALTH_TIMEOUT": HANG,
+    "database.engine.LOCK_TIMEOUT": HANG,
+    "database.engine.OPERATION_TIMEOUT": HANG,
+    "database.engine.STATEMENT_TIMEOUT": HANG,
+    "redis.probe.STALL": HANG,
+    "redis.sentinel.PATIENCE": HANG,
+    "services.START_PATIENCE": HANG,
 }
 # Limits that a test which is not about them never meets.
 LENIENT_ENV = {

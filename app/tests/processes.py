@@ -62,7 +62,7 @@ class Process:
     """The command `quantdesk`, which serves on `port` and logs to a file.
 
     `folder` holds its database; `constants` are those of its modules that are to be others, such as
-    {"server.HEAD_TIMEOUT": 0.5}, besides those in PATIENT.
+    {"web.server.http.HEAD_TIMEOUT": 0.5}, besides those in PATIENT.
     """
 
     def __init__(

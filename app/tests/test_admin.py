@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from conftest import AUTH, TOKEN, Server, Start, running, subscribers, until
-from quantdesk.bus import RESET_STATS
-from quantdesk.cache import escape_glob
+from quantdesk.redis.bus import RESET_STATS
+from quantdesk.redis.keys import escape_glob
 
 ROUTES = [
     ("POST", "/api/redis/clear", {"pattern": "*"}),

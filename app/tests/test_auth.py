@@ -25,7 +25,7 @@ from sqlalchemy import text
 
 from conftest import AUTH, Running, Server, Start
 from logins import AUDIENCE, ISSUER, Issuer, jwks
-from quantdesk import database
+from quantdesk.database import clock
 from quantdesk.settings import SettingsError, load_settings
 
 LOGIN = "/api/sessions"
@@ -120,7 +120,7 @@ async def test_nobody_begins_one_by_naming_a_user(
         both = body is not None and len(body) == 2
         assert answer.status_code == (422 if both else 401)
         if not both:
-            because = "assertion of who the user is" if configured else "no authenticator"
+            because = "assertion of the user's identity" if configured else "no authenticator"
             assert because in answer.json()["error"]["message"]
         assert "Set-Cookie" not in answer.headers
         assert await sessions(app) == 0
@@ -399,7 +399,7 @@ async def test_used_assertions_are_remembered_until_they_are_useless_and_no_long
     now = dt.datetime.now(dt.UTC)
     assert all(now + dt.timedelta(seconds=150) < end for end in ends)
     assert all(end <= now + dt.timedelta(seconds=451) for end in ends)
-    monkeypatch.setattr(database, "_now", lambda: max(ends) + dt.timedelta(seconds=1))
+    monkeypatch.setattr(clock, "now", lambda: max(ends) + dt.timedelta(seconds=1))
     assertion = issuer.sign("alice", exp=int(time.time()) + 240)
     assert (await begin(app, assertion)).status_code == 201
     assert await sessions(app, "assertions") == 1

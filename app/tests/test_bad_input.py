@@ -17,7 +17,7 @@ from redis import Redis
 
 from conftest import AUTH, HANG, TOKEN, Server
 from processes import Process, client, request
-from quantdesk.sessions import key_name
+from quantdesk.web.sessions import key_name
 
 # Keys that no request of these tests may touch.
 BYSTANDERS = {

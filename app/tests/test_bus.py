@@ -14,11 +14,11 @@ from redis import Redis
 
 from conftest import Running, Server, Start, command, subscribers, until
 from frames import frames
-from quantdesk import bus as buses
-from quantdesk.bus import Bus
-from quantdesk.gateway import Gateway
-from quantdesk.hub import Hub, Subscriber
-from quantdesk.wire import Subscription
+from quantdesk.redis import bus as buses
+from quantdesk.redis.bus import Bus
+from quantdesk.redis.gateway import Gateway
+from quantdesk.redis.wire import Subscription
+from quantdesk.web.hub import Hub, Subscriber
 
 CHANNEL = "price:A"
 
@@ -473,17 +473,17 @@ class Heard:
         self.hub = Hub()
         self.ear = Ear(self.hub)
         self._bus = Bus(Gateway(None, "test"), self.hub, "test")
-        self._bus._hear([b"psubscribe", b"qd:test:*", 1])
+        self._bus._handle([b"psubscribe", b"qd:test:*", 1])
 
     def hear(self, source: bytes, number: int, body: bytes) -> None:
         channel = b"qd:test:control" if body == b"beat" else b"qd:test:ws:price:A"
         message = b"%b %d %b" % (source, number, body)
-        self._bus._hear([b"pmessage", b"qd:test:*", channel, message])
+        self._bus._handle([b"pmessage", b"qd:test:*", channel, message])
 
     def forget(self) -> None:
         """Lose the subscription, and have it again."""
-        self._bus._lost()
-        self._bus._hear([b"psubscribe", b"qd:test:*", 1])
+        self._bus._interrupted()
+        self._bus._handle([b"psubscribe", b"qd:test:*", 1])
 
 
 # What one of two instances does: speak or only beat; and whether it is heard. Or a break.

@@ -17,10 +17,14 @@ from hypothesis import strategies as st
 from redis import Redis, RedisError
 
 from conftest import HANG, PATIENT_ENV, Server, command, running, until
-from quantdesk import cache as caches
-from quantdesk.cache import DELETED, Cache, Counts, Loaded, Lookup, Outcome, Stats
-from quantdesk.database import Price
-from quantdesk.gateway import Gateway, RedisUnavailable
+from quantdesk.database.prices import Price
+from quantdesk.database.versioned import Versioned
+from quantdesk.redis.cache import Cache
+from quantdesk.redis.errors import RedisUnavailable
+from quantdesk.redis.gateway import Gateway
+from quantdesk.redis.keys import DELETED, GUARD
+from quantdesk.redis.reads import Lookup, Outcome
+from quantdesk.redis.statistics import Counts, Stats
 from quantdesk.settings import CacheTtls, RedisSettings, load_settings
 
 TTLS = CacheTtls(price=30, portfolio=30, order=30, session=30, presence=30)
@@ -119,7 +123,7 @@ class World:
 
         drops = instance.drops.get(key, 0)
 
-        async def load() -> Loaded[Value] | None:
+        async def load() -> Versioned[Value] | None:
             return await self.load(instance, key, drops, before, after)
 
         async with asyncio.timeout(HANG):
@@ -131,7 +135,7 @@ class World:
 
     async def load(
         self, instance: Instance, key: str, drops: int, before: float, after: float
-    ) -> Loaded[Value] | None:
+    ) -> Versioned[Value] | None:
         loads = instance.loads.setdefault(key, [])
         if drops in loads:
             self.problems.append(f"loads of {key} overlap")
@@ -140,7 +144,7 @@ class World:
         version = self.committed.get(key, 1)
         await asyncio.sleep(after)
         loads.remove(drops)
-        return None if version == DELETED else Loaded(Value(version), version)
+        return None if version == DELETED else Versioned(Value(version), version)
 
     async def change(self, number: int, key: str, how: str) -> None:
         instance = self.instances[number]
@@ -151,7 +155,7 @@ class World:
         instance.drops[key] = instance.drops.get(key, 0) + 1
         async with asyncio.timeout(HANG):
             if how == "put":
-                await instance.cache.put("price", key, Loaded(Value(version), version))
+                await instance.cache.put("price", key, Versioned(Value(version), version))
             else:
                 await instance.cache.invalidate("price", key, version)
         floors = self.floors[number]
@@ -324,16 +328,16 @@ class Gate:
         self.loads = 0
         self._versions = list(versions)
 
-    async def load(self) -> Loaded[Value] | None:
+    async def load(self) -> Versioned[Value] | None:
         self.loads += 1
         version = self._versions.pop(0)
         self.entered.set()
         await self.open.wait()
-        return None if version is None else Loaded(Value(version), version)
+        return None if version is None else Versioned(Value(version), version)
 
 
 def reader(
-    instance: Instance, load: Callable[[], Awaitable[Loaded[Value] | None]]
+    instance: Instance, load: Callable[[], Awaitable[Versioned[Value] | None]]
 ) -> "asyncio.Task[Lookup[Value]]":
     read = instance.cache.read("price", "A", _decoder, load)
     return asyncio.create_task(asyncio.wait_for(read, HANG))
@@ -425,7 +429,7 @@ async def test_failed_load_is_everybodys_failure(redis_server: Server) -> None:
         gate = asyncio.Event()
         entered = asyncio.Event()
 
-        async def fail() -> Loaded[Value] | None:
+        async def fail() -> Versioned[Value] | None:
             entered.set()
             await gate.wait()
             raise ValueError("on purpose")
@@ -467,8 +471,8 @@ async def test_older_write_through_is_neither_kept_nor_counted(
     redis_server: Server, raw: Redis
 ) -> None:
     async with instances(redis_server, 2) as (here, elsewhere):
-        await elsewhere.cache.put("price", "A", Loaded(Value(3), 3))
-        await here.cache.put("price", "A", Loaded(Value(2), 2))
+        await elsewhere.cache.put("price", "A", Versioned(Value(3), 3))
+        await here.cache.put("price", "A", Versioned(Value(2), 2))
         assert raw.get(KEY) == b'{"version":3}'
         assert (here.cache.stats.total.sets, here.cache.stats.total.errors) == (0, 0)
         assert elsewhere.cache.stats.total.sets == 1
@@ -477,10 +481,10 @@ async def test_older_write_through_is_neither_kept_nor_counted(
 @pytest.mark.parametrize("how", ["put", "invalidate"])
 async def test_full_redis_keeps_nothing_old(redis_server: Server, raw: Redis, how: str) -> None:
     async with instances(redis_server, 1) as (here,):
-        await here.cache.put("price", "A", Loaded(Value(1), 1))
+        await here.cache.put("price", "A", Versioned(Value(1), 1))
         raw.config_set("maxmemory", "1")
         if how == "put":
-            await here.cache.put("price", "A", Loaded(Value(2), 2))
+            await here.cache.put("price", "A", Versioned(Value(2), 2))
             assert here.cache.stats.total.errors == 1
         else:
             await here.cache.invalidate("price", "A", 2)
@@ -490,7 +494,7 @@ async def test_full_redis_keeps_nothing_old(redis_server: Server, raw: Redis, ho
 
 async def remember(cache: Cache, names: range) -> None:
     for name in names:
-        await cache.put("session", str(name), Loaded(Value(1), 1))
+        await cache.put("session", str(name), Versioned(Value(1), 1))
 
 
 async def test_changes_without_redis_do_not_pile_up() -> None:
@@ -506,15 +510,15 @@ async def test_changes_without_redis_do_not_pile_up() -> None:
     assert after - before < 100_000
 
 
-async def test_what_has_expired_meanwhile_is_owed_no_more(redis_server: Server) -> None:
+async def test_change_of_an_entry_that_has_expired_is_not_sent_again(redis_server: Server) -> None:
     async with instances(redis_server, 1) as (here,):
         redis_server.kill()
         await until(lambda: not here.gateway.available)
         await remember(here.cache, range(1000))
-        owed, passed = here.cache._owed, caches.GUARD + TTLS.session
+        pending, passed = here.cache._invalidations.pending, GUARD + TTLS.session
         # As if that time had passed.
-        for key, (number, end) in list(owed.items()):
-            owed[key] = number, end - passed
+        for key, (number, end) in list(pending.items()):
+            pending[key] = number, end - passed
         await remember(here.cache, range(1000, 1005))
         redis_server.start()
         await in_use(here)
@@ -522,7 +526,7 @@ async def test_what_has_expired_meanwhile_is_owed_no_more(redis_server: Server) 
             assert raw.info("commandstats")["cmdstat_eval"]["calls"] == 5
 
 
-async def test_much_that_is_owed_is_paid_soon(redis_server: Server) -> None:
+async def test_many_changes_are_sent_soon_after_a_reconnect(redis_server: Server) -> None:
     async with instances(redis_server, 1) as (here,):
         redis_server.kill()
         await until(lambda: not here.gateway.available)
@@ -543,16 +547,16 @@ async def test_load_that_nobody_waits_for_ends_before_the_database_does(
     ended = False
     async with running(tmp_path) as app:
         await app.put_price("A", 1)
-        read = app.services.database.price
+        read = app.services.database.prices.read
 
-        async def slow(symbol: str) -> Loaded[Price] | None:
+        async def slow(symbol: str) -> Versioned[Price] | None:
             nonlocal ended
             await asyncio.sleep(0.1)
             price = await read(symbol)
             ended = True
             return price
 
-        monkeypatch.setattr(app.services.database, "price", slow)
+        monkeypatch.setattr(app.services.database.prices, "read", slow)
         task = asyncio.create_task(app.get("/api/prices/A"))
         await asyncio.sleep(0.02)
         task.cancel()

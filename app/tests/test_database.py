@@ -21,16 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from conftest import HANG
 from postgres import PASSWORD, Postgres
-from quantdesk import database as module
-from quantdesk.database import (
-    Database,
-    KeyReused,
-    OrderRequest,
-    Placed,
-    PositionRefused,
-    UnknownSymbol,
-)
-from quantdesk.tables import sessions
+from quantdesk.database import clock, engine
+from quantdesk.database.database import Database
+from quantdesk.database.orders import Placed
+from quantdesk.database.sessions import EXPIRED_BATCH
+from quantdesk.database.tables import sessions
+from quantdesk.database.transactions import Unavailable
+from quantdesk.trading import KeyReused, OrderRequest, PositionRefused, UnknownSymbol
 from test_tls import LOOPBACK, Authority
 
 ID = "i" * 43
@@ -67,7 +64,7 @@ async def count(database: Database, query: str) -> int:
 
 
 async def held(database: Database, user: str = "alice") -> dict[str, str]:
-    portfolio = (await database.portfolio(user)).value
+    portfolio = (await database.portfolios.read(user)).value
     return {position.symbol: position.quantity for position in portfolio.positions}
 
 
@@ -84,9 +81,9 @@ async def test_decimals_keep_every_digit(database: Database) -> None:
         ("12345678901234567890.123456789012345678", "12345678901234567890.123456789012345678"),
         ("99999999999999999999.000000000000000000", "99999999999999999999.000000000000000000"),
     ):
-        returned = await database.set_price("A", Decimal(written))
+        returned = await database.prices.write("A", Decimal(written))
         assert returned.value.price == read
-        assert await database.price("A") == returned
+        assert await database.prices.read("A") == returned
 
 
 DECIMALS = st.decimals(
@@ -102,8 +99,8 @@ def test_any_decimal_comes_back(database_url: str, prices: list[Decimal]) -> Non
         try:
             await database.open()
             for n, price in enumerate(prices):
-                await database.set_price(f"S{n}", price)
-            found = [await database.price(f"S{n}") for n in range(len(prices))]
+                await database.prices.write(f"S{n}", price)
+            found = [await database.prices.read(f"S{n}") for n in range(len(prices))]
         finally:
             await database.close()
         return [loaded.value.price for loaded in found if loaded]
@@ -112,11 +109,11 @@ def test_any_decimal_comes_back(database_url: str, prices: list[Decimal]) -> Non
 
 
 async def test_each_write_makes_the_version_one_more(database: Database) -> None:
-    writes = (database.set_price("A", Decimal(n)) for n in range(1, 21))
+    writes = (database.prices.write("A", Decimal(n)) for n in range(1, 21))
     written = await asyncio.gather(*writes)
     assert sorted(loaded.version for loaded in written) == list(range(1, 21))
     newest = max(written, key=lambda loaded: loaded.version)
-    assert await database.price("A") == newest
+    assert await database.prices.read("A") == newest
 
 
 async def test_later_price_has_the_later_time_whatever_the_clock_says(
@@ -125,15 +122,15 @@ async def test_later_price_has_the_later_time_whatever_the_clock_says(
     now = dt.datetime.now(dt.UTC)
     for seconds in (0, -5, 0, 5, -60, -60):
         moment = now + dt.timedelta(seconds=seconds)
-        monkeypatch.setattr(module, "_now", lambda moment=moment: moment)
-        before = await database.price("A")
-        written = await database.set_price("A", Decimal(1))
+        monkeypatch.setattr(clock, "now", lambda moment=moment: moment)
+        before = await database.prices.read("A")
+        written = await database.prices.write("A", Decimal(1))
         assert before is None or written.value.updated_at > before.value.updated_at
-        assert await database.price("A") == written
+        assert await database.prices.read("A") == written
 
 
 async def test_unknown_symbol_has_no_price(database: Database) -> None:
-    assert await database.price("A") is None
+    assert await database.prices.read("A") is None
 
 
 # Sessions.
@@ -141,14 +138,14 @@ async def test_unknown_symbol_has_no_price(database: Database) -> None:
 
 async def test_session_is_found_by_its_id_of_which_a_hash_is_kept(database: Database) -> None:
     began = time.monotonic()
-    created = await database.create_session(ID, "alice", 600)
+    created = await database.sessions.create(ID, "alice", 600)
     assert created.ttl == 600
-    found = await database.session(ID)
+    found = await database.sessions.read(ID)
     assert found is not None
     assert found.value == created.value
     assert found.ttl is not None
     assert 600 - math.ceil(time.monotonic() - began) <= found.ttl <= 600
-    assert await database.session("j" * 43) is None
+    assert await database.sessions.read("j" * 43) is None
     async with database.engine.connect() as connection:
         rows = (await connection.execute(select(sessions))).all()
     assert [row.id_hash for row in rows] == [hashlib.sha256(ID.encode()).digest()]
@@ -156,78 +153,78 @@ async def test_session_is_found_by_its_id_of_which_a_hash_is_kept(database: Data
 
 
 async def test_expired_session_is_none(database: Database) -> None:
-    await database.create_session(ID, "alice", -1)
-    assert await database.session(ID) is None
+    await database.sessions.create(ID, "alice", -1)
+    assert await database.sessions.read(ID) is None
 
 
 async def test_session_ends(database: Database) -> None:
-    await database.create_session(ID, "alice", 60)
-    await database.delete_session(ID)
-    assert await database.session(ID) is None
-    await database.create_session("a" * 43, "alice", 60)
-    await database.create_session("b" * 43, "bob", 60, replaced=["a" * 43])
-    assert await database.session("a" * 43) is None
-    assert await database.session("b" * 43) is not None
+    await database.sessions.create(ID, "alice", 60)
+    await database.sessions.delete(ID)
+    assert await database.sessions.read(ID) is None
+    await database.sessions.create("a" * 43, "alice", 60)
+    await database.sessions.create("b" * 43, "bob", 60, replaced=["a" * 43])
+    assert await database.sessions.read("a" * 43) is None
+    assert await database.sessions.read("b" * 43) is not None
 
 
 async def test_new_sessions_clear_expired_ones_away_in_batches(database: Database) -> None:
-    for n in range(module.EXPIRED_BATCH):
-        await database.create_session(f"{n:043}", "alice", 60)
+    for n in range(EXPIRED_BATCH):
+        await database.sessions.create(f"{n:043}", "alice", 60)
     async with database.engine.begin() as connection:
         rows = (await connection.execute(select(sessions).limit(1))).one()
         past = rows.created_at.replace(year=2020)
         expired = [
             {"id_hash": bytes([n]) * 32, "user_name": "x", "created_at": past, "expires_at": past}
-            for n in range(module.EXPIRED_BATCH + 3)
+            for n in range(EXPIRED_BATCH + 3)
         ]
         await connection.execute(insert(sessions), expired)
     left = []
     for n in range(3):
-        await database.create_session(f"{n}{'s' * 42}", "alice", 60)
+        await database.sessions.create(f"{n}{'s' * 42}", "alice", 60)
         left.append(await count(database, "SELECT count(*) FROM sessions WHERE user_name = 'x'"))
     assert left == [3, 0, 0]
     alive = await count(database, "SELECT count(*) FROM sessions WHERE user_name = 'alice'")
-    assert alive == module.EXPIRED_BATCH + 3
+    assert alive == EXPIRED_BATCH + 3
 
 
 # Orders.
 
 
 async def test_orders_make_positions(database: Database) -> None:
-    await database.set_price("A", Decimal("50000.10"))
-    await database.set_price("B", Decimal("0.000000000000000001"))
-    first = await database.place_order("alice", buy("1.50"), None)
+    await database.prices.write("A", Decimal("50000.10"))
+    await database.prices.write("B", Decimal("0.000000000000000001"))
+    first = await database.orders.place("alice", buy("1.50"), None)
     assert (first.new, first.version, first.order.status) == (True, 1, "filled")
     assert (first.order.price, first.order.quantity) == ("50000.10", "1.50")
-    await database.place_order("alice", buy("12345678901234567890", symbol="B"), None)
-    await database.place_order("alice", sell("0.5"), None)
-    portfolio = await database.portfolio("alice")
+    await database.orders.place("alice", buy("12345678901234567890", symbol="B"), None)
+    await database.orders.place("alice", sell("0.5"), None)
+    portfolio = await database.portfolios.read("alice")
     assert portfolio.version == 3
     assert [(p.symbol, p.quantity, p.price, p.value) for p in portfolio.value.positions] == [
         ("A", "1.00", "50000.10", "50000.1"),
         ("B", "12345678901234567890", "0.000000000000000001", "12.34567890123456789"),
     ]
     assert portfolio.value.total_value == "50012.44567890123456789"
-    loaded = await database.order(first.order.id)
+    loaded = await database.orders.read(first.order.id)
     assert loaded is not None
     assert loaded.value == first.order
-    assert (await database.portfolio("bob")).value.positions == []
+    assert (await database.portfolios.read("bob")).value.positions == []
 
 
 async def test_values_are_exact_beyond_28_digits(database: Database) -> None:
     nines = "99999999999999999999.999999999999999999"
-    await database.set_price("A", Decimal(nines))
-    await database.set_price("B", Decimal("0.000000000000000001"))
-    await database.place_order("alice", buy(nines), None)
-    await database.place_order("alice", buy("0.000000000000000001", symbol="B"), None)
-    portfolio = (await database.portfolio("alice")).value
+    await database.prices.write("A", Decimal(nines))
+    await database.prices.write("B", Decimal("0.000000000000000001"))
+    await database.orders.place("alice", buy(nines), None)
+    await database.orders.place("alice", buy("0.000000000000000001", symbol="B"), None)
+    portfolio = (await database.portfolios.read("alice")).value
     square = (10**38 - 1) ** 2  # in units of 1e-36
     assert portfolio.positions[0].value.replace(".", "") == str(square)
     assert portfolio.total_value.replace(".", "") == str(square + 1)
 
 
 async def test_order_is_filled_at_the_latest_price_or_cancelled(database: Database) -> None:
-    await database.set_price("A", Decimal(10))
+    await database.prices.write("A", Decimal(10))
     for n, (request, status, price, left) in enumerate(
         (
             (buy("1"), "filled", "10", "6"),
@@ -240,38 +237,38 @@ async def test_order_is_filled_at_the_latest_price_or_cancelled(database: Databa
             (sell("1", "10.01"), "cancelled", "10.01", "5"),
         )
     ):
-        await database.place_order(f"user{n}", buy("5"), None)
-        placed = await database.place_order(f"user{n}", request, None)
+        await database.orders.place(f"user{n}", buy("5"), None)
+        placed = await database.orders.place(f"user{n}", request, None)
         assert (placed.order.status, placed.order.price) == (status, price)
         assert await held(database, f"user{n}") == {"A": left}
 
 
 async def test_refused_order_changes_nothing(database: Database) -> None:
     with pytest.raises(UnknownSymbol):
-        await database.place_order("alice", buy("1"), "key")
-    await database.set_price("A", Decimal(10))
+        await database.orders.place("alice", buy("1"), "key")
+    await database.prices.write("A", Decimal(10))
     with pytest.raises(PositionRefused):
-        await database.place_order("alice", sell("1"), "key")
-    await database.place_order("alice", buy("99999999999999999999"), None)
+        await database.orders.place("alice", sell("1"), "key")
+    await database.orders.place("alice", buy("99999999999999999999"), None)
     with pytest.raises(PositionRefused):
-        await database.place_order("alice", buy("1"), "key")
+        await database.orders.place("alice", buy("1"), "key")
     assert await held(database) == {"A": "99999999999999999999"}
-    assert (await database.portfolio("alice")).version == 1
+    assert (await database.portfolios.read("alice")).version == 1
     assert await count(database, "SELECT count(*) FROM orders") == 1
 
 
 async def test_position_that_is_sold_goes(database: Database) -> None:
-    await database.set_price("A", Decimal(10))
-    await database.place_order("alice", buy("1.0"), None)
-    await database.place_order("alice", sell("1"), None)
+    await database.prices.write("A", Decimal(10))
+    await database.orders.place("alice", buy("1.0"), None)
+    await database.orders.place("alice", sell("1"), None)
     assert await held(database) == {}
     assert await count(database, "SELECT count(*) FROM positions") == 0
 
 
 async def test_concurrent_sells_never_sell_more_than_is_held(database: Database) -> None:
-    await database.set_price("A", Decimal(10))
-    await database.place_order("alice", buy("20"), None)
-    sells = (database.place_order("alice", sell("1"), None) for _ in range(50))
+    await database.prices.write("A", Decimal(10))
+    await database.orders.place("alice", buy("20"), None)
+    sells = (database.orders.place("alice", sell("1"), None) for _ in range(50))
     outcomes = await asyncio.gather(*sells, return_exceptions=True)
     assert sum(isinstance(outcome, Placed) for outcome in outcomes) == 20
     assert sum(isinstance(outcome, PositionRefused) for outcome in outcomes) == 30
@@ -281,51 +278,51 @@ async def test_concurrent_sells_never_sell_more_than_is_held(database: Database)
 
 
 async def test_concurrent_orders_of_many_new_users_are_all_carried_out(database: Database) -> None:
-    await database.set_price("A", Decimal(10))
+    await database.prices.write("A", Decimal(10))
     users = [f"user{n % 10}" for n in range(40)]
-    await asyncio.gather(*(database.place_order(user, buy("1"), None) for user in users))
+    await asyncio.gather(*(database.orders.place(user, buy("1"), None) for user in users))
     assert {user: await held(database, user) for user in users} == {u: {"A": "4"} for u in users}
 
 
 async def test_key_answers_the_same_order_again(database: Database) -> None:
-    await database.set_price("A", Decimal(10))
-    orders_of_one = (database.place_order("alice", buy("1.0", "11"), "key") for _ in range(20))
+    await database.prices.write("A", Decimal(10))
+    orders_of_one = (database.orders.place("alice", buy("1.0", "11"), "key") for _ in range(20))
     placed = await asyncio.gather(*orders_of_one)
     assert len({p.order.id for p in placed}) == 1
     assert [p.new for p in placed].count(True) == 1
     assert {p.version for p in placed} == {1}
     # The same amounts, written otherwise.
-    again = await database.place_order("alice", buy("1", "11.00"), "key")
+    again = await database.orders.place("alice", buy("1", "11.00"), "key")
     assert (again.new, again.order) == (False, placed[0].order)
     assert await held(database) == {"A": "1.0"}
-    assert (await database.portfolio("alice")).version == 1
-    other = await database.place_order("bob", buy("1.0", "11"), "key")
+    assert (await database.portfolios.read("alice")).version == 1
+    other = await database.orders.place("bob", buy("1.0", "11"), "key")
     assert other.new
 
 
 async def test_key_of_another_order_is_refused(database: Database) -> None:
-    await database.set_price("A", Decimal(10))
-    await database.set_price("B", Decimal(10))
-    await database.place_order("alice", buy("1", "11"), "key")
+    await database.prices.write("A", Decimal(10))
+    await database.prices.write("B", Decimal(10))
+    await database.orders.place("alice", buy("1", "11"), "key")
     for other in (buy("2", "11"), buy("1", "12"), buy("1"), sell("1", "11"), buy("1", "11", "B")):
         with pytest.raises(KeyReused):
-            await database.place_order("alice", other, "key")
+            await database.orders.place("alice", other, "key")
     assert await held(database) == {"A": "1"}
 
 
 async def test_unknown_order_is_none(database: Database) -> None:
-    assert await database.order("00000000-0000-0000-0000-000000000000") is None
+    assert await database.orders.read("00000000-0000-0000-0000-000000000000") is None
 
 
 # Presence.
 
 
 async def test_presence_is_what_was_last_said(database: Database) -> None:
-    assert await database.presence("alice") is None
-    await database.set_presence("alice", "online")
-    said = await database.set_presence("alice", "away")
+    assert await database.presences.read("alice") is None
+    await database.presences.write("alice", "online")
+    said = await database.presences.write("alice", "away")
     assert (said.version, said.value.status) == (2, "away")
-    assert await database.presence("alice") == said
+    assert await database.presences.read("alice") == said
 
 
 # The database itself.
@@ -334,9 +331,9 @@ async def test_presence_is_what_was_last_said(database: Database) -> None:
 async def test_errors_and_reprs_show_no_parameters(
     database: Database, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await database.create_session(ID, "alice", 60)
+    await database.sessions.create(ID, "alice", 60)
     with pytest.raises(IntegrityError) as caught:
-        await database.create_session(ID, "mallory", 60)
+        await database.sessions.create(ID, "mallory", 60)
     for text_ in (str(caught.value), repr(caught.value), caplog.text):
         assert "mallory" not in text_
         assert ID not in text_
@@ -348,7 +345,7 @@ async def test_errors_and_reprs_show_no_parameters(
 @pytest.fixture
 async def on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     """A database whose statements wait for locks for a moment only."""
-    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(engine, "LOCK_TIMEOUT", 0.1)
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/quantdesk.db")
     await database.open()
     yield database
@@ -356,18 +353,18 @@ async def on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 
 
 async def test_sqlite_lets_a_reader_and_a_writer_work_at_once(on_sqlite: Database) -> None:
-    await on_sqlite.set_price("A", Decimal(1))
+    await on_sqlite.prices.write("A", Decimal(1))
     async with on_sqlite.engine.connect() as reader:
         await reader.exec_driver_sql("BEGIN")
         await reader.exec_driver_sql("SELECT * FROM prices")
-        assert (await on_sqlite.set_price("A", Decimal(2))).version == 2
+        assert (await on_sqlite.prices.write("A", Decimal(2))).version == 2
     async with on_sqlite.engine.connect() as writer:
         await writer.exec_driver_sql("BEGIN IMMEDIATE")
-        assert await on_sqlite.price("A") is not None
+        assert await on_sqlite.prices.read("A") is not None
 
 
 async def test_sqlite_lets_writers_in_by_turns(on_sqlite: Database) -> None:
-    writes = (on_sqlite.set_price("A", Decimal(n)) for n in range(1, 201))
+    writes = (on_sqlite.prices.write("A", Decimal(n)) for n in range(1, 201))
     written = await asyncio.gather(*writes)
     assert max(loaded.version for loaded in written) == 200
 
@@ -385,26 +382,26 @@ async def test_sqlite_locked_by_another_program_is_an_error_in_time(
     try:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(SQLAlchemyError, match="locked"):
-            await on_sqlite.set_price("A", Decimal(1))
+            await on_sqlite.prices.write("A", Decimal(1))
         other.execute("ROLLBACK")
-        assert (await on_sqlite.set_price("A", Decimal(1))).version == 1
+        assert (await on_sqlite.prices.write("A", Decimal(1))).version == 1
     finally:
         other.close()
 
 
 async def fill_pool(database: Database) -> None:
-    await asyncio.gather(*(database.price("A") for _ in range(module.POOL_SIZE)))
+    await asyncio.gather(*(database.prices.read("A") for _ in range(engine.POOL_SIZE)))
 
 
 async def test_restarted_server_is_not_noticed(postgres: Postgres, on_postgres: Database) -> None:
-    await on_postgres.set_price("A", Decimal(1))
+    await on_postgres.prices.write("A", Decimal(1))
     await fill_pool(on_postgres)
     postgres.stop()
     postgres.start()
-    reads = (on_postgres.price("A") for _ in range(15))
-    writes = (on_postgres.set_price("A", Decimal(2)) for _ in range(5))
+    reads = (on_postgres.prices.read("A") for _ in range(15))
+    writes = (on_postgres.prices.write("A", Decimal(2)) for _ in range(5))
     await asyncio.gather(*reads, *writes)
-    found = await on_postgres.price("A")
+    found = await on_postgres.prices.read("A")
     assert found is not None
     assert found.version == 6
 
@@ -415,14 +412,14 @@ async def test_stopped_server_is_an_error_at_once(
     await fill_pool(on_postgres)
     # An error that is not at once would be one after these.
     for name in ("CONNECT_TIMEOUT", "HEALTH_TIMEOUT", "OPERATION_TIMEOUT"):
-        monkeypatch.setattr(module, name, 10 * HANG)
+        monkeypatch.setattr(engine, name, 10 * HANG)
     postgres.stop()
     try:
         async with asyncio.timeout(HANG):
             with pytest.raises(SQLAlchemyError):
-                await on_postgres.price("A")
+                await on_postgres.prices.read("A")
             with pytest.raises(SQLAlchemyError):
-                await on_postgres.place_order("alice", buy("1"), None)
+                await on_postgres.orders.place("alice", buy("1"), None)
             assert not await on_postgres.healthy()
     finally:
         postgres.start()
@@ -435,14 +432,14 @@ async def test_frozen_server_is_an_error_in_time(
     await fill_pool(on_postgres)
     # One after the other, on the connections that there are, forty would take four times as long.
     timeout = 2.0
-    monkeypatch.setattr(module, "OPERATION_TIMEOUT", timeout)
+    monkeypatch.setattr(engine, "OPERATION_TIMEOUT", timeout)
     with postgres.frozen(), monkeypatch.context() as hasty:
-        hasty.setattr(module, "HEALTH_TIMEOUT", 0.2)
+        hasty.setattr(engine, "HEALTH_TIMEOUT", 0.2)
         started = time.monotonic()
-        reads = (on_postgres.price("A") for _ in range(30))
-        writes = (on_postgres.set_price("A", Decimal(2)) for _ in range(10))
+        reads = (on_postgres.prices.read("A") for _ in range(30))
+        writes = (on_postgres.prices.write("A", Decimal(2)) for _ in range(10))
         outcomes = await asyncio.gather(*reads, *writes, return_exceptions=True)
-        assert {type(outcome) for outcome in outcomes} == {module.Unavailable}
+        assert {type(outcome) for outcome in outcomes} == {Unavailable}
         assert 0.9 * timeout < time.monotonic() - started < 3 * timeout
         assert not await on_postgres.healthy()
     assert await on_postgres.healthy()
@@ -452,7 +449,7 @@ async def test_lost_connection_is_tried_again_before_the_commit_and_never_after(
     postgres: Postgres, on_postgres: Database
 ) -> None:
     """Shown on work that tells when it runs, and whose connection is ended under its feet."""
-    await on_postgres.set_price("A", Decimal(1))
+    await on_postgres.prices.write("A", Decimal(1))
     runs: list[str] = []
 
     async def lose(connection: AsyncConnection) -> None:
@@ -465,7 +462,7 @@ async def test_lost_connection_is_tried_again_before_the_commit_and_never_after(
             await lose(connection)
         await connection.execute(text("UPDATE prices SET version = version + 1"))
 
-    await on_postgres._run(before)
+    await on_postgres.transactions.run(before)
     assert runs == ["before", "before"]
 
     async def after(connection: AsyncConnection) -> None:
@@ -474,9 +471,9 @@ async def test_lost_connection_is_tried_again_before_the_commit_and_never_after(
         await lose(connection)
 
     with pytest.raises(SQLAlchemyError):
-        await on_postgres._run(after)
+        await on_postgres.transactions.run(after)
     assert runs == ["before", "before", "after"]
-    found = await on_postgres.price("A")
+    found = await on_postgres.prices.read("A")
     assert found is not None
     assert found.version == 2
 
@@ -484,16 +481,16 @@ async def test_lost_connection_is_tried_again_before_the_commit_and_never_after(
 async def test_row_locked_by_another_is_an_error_in_time(
     on_postgres: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await on_postgres.set_price("A", Decimal(1))
+    await on_postgres.prices.write("A", Decimal(1))
     async with on_postgres.engine.begin() as other:
         await other.execute(text("UPDATE prices SET version = 7"))
         with monkeypatch.context() as hasty:
-            hasty.setattr(module, "OPERATION_TIMEOUT", 0.5)
+            hasty.setattr(engine, "OPERATION_TIMEOUT", 0.5)
             # The row is not let go before.
             async with asyncio.timeout(HANG / 2):
                 with pytest.raises(SQLAlchemyError):
-                    await on_postgres.set_price("A", Decimal(2))
-    assert (await on_postgres.set_price("A", Decimal(2))).version == 8
+                    await on_postgres.prices.write("A", Decimal(2))
+    assert (await on_postgres.prices.write("A", Decimal(2))).version == 8
 
 
 async def answer_junk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -519,7 +516,7 @@ async def test_server_of_another_kind_is_an_error(answer: Answer, query: str) ->
             await database.open()
         assert "hunter2" not in repr(caught.value)
         with pytest.raises(SQLAlchemyError):
-            await database.price("A")
+            await database.prices.read("A")
         assert not await database.healthy()
     finally:
         await database.close()
@@ -581,7 +578,7 @@ async def test_prices_that_come_together_are_committed_together(on_sqlite: Datab
         commits.append(1)
 
     event.listen(on_sqlite.engine.sync_engine, "commit", count)
-    writes = [on_sqlite.set_price(f"S{n % 3}", Decimal(n + 1)) for n in range(300)]
+    writes = [on_sqlite.prices.write(f"S{n % 3}", Decimal(n + 1)) for n in range(300)]
     written = await asyncio.gather(*writes)
     assert 1 <= len(commits) <= 5
     for rest in range(3):
@@ -590,5 +587,5 @@ async def test_prices_that_come_together_are_committed_together(on_sqlite: Datab
         assert [loaded.version for loaded in mine] == list(range(1, 101))
         moments = [loaded.value.updated_at for loaded in mine]
         assert moments == sorted(set(moments))
-        read = await on_sqlite.price(f"S{rest}")
+        read = await on_sqlite.prices.read(f"S{rest}")
         assert read == mine[-1]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from quantdesk.postgres import parse_address
+from quantdesk.database.postgres_address import parse_address
 from quantdesk.settings import SettingsError, load_settings
 from test_tls import Authority
 

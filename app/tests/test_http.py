@@ -49,7 +49,7 @@ async def test_failure_shows_nothing_of_the_inside(
     async def fail(_: str) -> None:
         raise RuntimeError("an inner secret")
 
-    monkeypatch.setattr(app.services.database, "price", fail)
+    monkeypatch.setattr(app.services.database.prices, "read", fail)
     answer = await app.get("/api/prices/A")
     assert answer.status_code == 500
     assert answer.json()["error"] == {

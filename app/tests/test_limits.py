@@ -15,13 +15,13 @@ from litestar.types import Scope
 from redis import Redis
 
 from conftest import AUTH, HANG, Running, Server, Start, command, expires_as_set, free_port
-from quantdesk import limits
-from quantdesk.front import identifier
-from quantdesk.gateway import Gateway
-from quantdesk.limits import Decision, Limiter
-from quantdesk.scripts import TAKE
+from quantdesk.redis import limits
+from quantdesk.redis.gateway import Gateway
+from quantdesk.redis.limits import Decision, Limiter
+from quantdesk.redis.scripts import TAKE
+from quantdesk.redis.wire import Done, Word
 from quantdesk.settings import RateLimit, load_settings
-from quantdesk.wire import Done, Word
+from quantdesk.web.clients import identifier
 
 CLIENT = "192.0.2.1"
 KEY = f"qd:development:ratelimit:{CLIENT}"

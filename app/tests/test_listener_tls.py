@@ -15,7 +15,8 @@ from cryptography import x509
 
 from conftest import until
 from processes import HANDSHAKE, Client, Process, client, request
-from quantdesk.server import Server, TlsListener
+from quantdesk.settings import TlsSettings
+from quantdesk.web.server.tls import TlsListener, TlsServer, tls_context
 from test_tls import LOOPBACK, Authority
 
 NAME = x509.DNSName("app1")
@@ -235,12 +236,11 @@ async def test_a_stop_waits_for_who_is_in_the_middle_of_a_handshake(
     ca: Authority, required: bool
 ) -> None:
     certificate, key = ca.issue("app1", NAME, LOOPBACK)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    server = Server(uvicorn.Config(lambda: None), lambda: None)
+    settings = TlsSettings(certificate, key, required)
+    server = TlsServer(uvicorn.Config(lambda: None), lambda: None, settings)
     listening = socket.create_server(("127.0.0.1", 0))
-    listener = TlsListener(listening, asyncio.Protocol, context, required)
-    server.tls_listeners.append(listener)
+    listener = TlsListener(listening, asyncio.Protocol, tls_context(settings), required)
+    server.listeners.append(listener)
     _, writer = await asyncio.open_connection(*listening.getsockname())
     # The first byte of a handshake, and then nothing.
     writer.write(b"\x16")

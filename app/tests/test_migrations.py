@@ -18,9 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from conftest import HANG, until
 from postgres import Postgres
-from quantdesk import migrate
-from quantdesk.database import Database, make_engine, migrate_database
-from quantdesk.tables import metadata
+from quantdesk.database import migrate
+from quantdesk.database.database import Database, migrate_database
+from quantdesk.database.engine import make_engine
+from quantdesk.database.tables import metadata
 
 # What the first release made, word for word but for the types that PostgreSQL got later.
 LEGACY = """
@@ -75,12 +76,12 @@ async def revision(engine: AsyncEngine) -> str:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "quantdesk.migrate"]
+    return [r.getMessage() for r in caplog.records if r.name == "quantdesk.database.migrate"]
 
 
 def test_revisions_are_those_of_the_scripts() -> None:
     config = Config()
-    config.set_main_option("script_location", "quantdesk:migrations")
+    config.set_main_option("script_location", "quantdesk.database:migrations")
     script = ScriptDirectory.from_config(config)
     found = [revision.revision for revision in script.walk_revisions()]
     assert tuple(reversed(found)) == migrate.REVISIONS
@@ -106,12 +107,12 @@ async def test_database_of_the_first_release_is_taken_over(
     try:
         await database.open()
         assert lines(caplog) == ["Database migrated"]
-        found = {symbol: await database.price(symbol) for symbol in ("BTC-USD", "ETH")}
+        found = {symbol: await database.prices.read(symbol) for symbol in ("BTC-USD", "ETH")}
         kept = {s: p and (p.value.price, p.version) for s, p in found.items()}
         assert kept == {"BTC-USD": ("50000.10", 1), "ETH": ("0.000000000000000001", 1)}
         assert found["ETH"] is not None
         assert found["ETH"].value.updated_at.isoformat() == "2025-01-29T12:00:00.000001+00:00"
-        assert (await database.set_price("BTC-USD", Decimal(2))).version == 2
+        assert (await database.prices.write("BTC-USD", Decimal(2))).version == 2
     finally:
         await database.close()
 
@@ -123,7 +124,7 @@ async def test_first_release_goes_on_with_a_migrated_database(
     await execute(engine, *(LEGACY_WRITE.format(symbol=symbol) for symbol in ("OLD", "OLD")))
     database = Database(database_url)
     try:
-        found = await database.price("OLD")
+        found = await database.prices.read("OLD")
         assert found is not None
         assert (found.value.price, found.version) == ("7.50", 1)
     finally:
@@ -146,7 +147,7 @@ async def test_database_of_a_newer_release_is_used_as_it_is(
     database = Database(database_url)
     try:
         await database.open()
-        assert (await database.set_price("A", Decimal(1))).version == 1
+        assert (await database.prices.write("A", Decimal(1))).version == 1
     finally:
         await database.close()
     assert lines(caplog) == ["The database is of a newer release"]
@@ -156,7 +157,7 @@ async def test_database_of_a_newer_release_is_used_as_it_is(
 async def test_start_without_anything_to_migrate_leaves_alembic_alone(database_url: str) -> None:
     await migrate_database(database_url)
     program = (
-        "import asyncio, sys; from quantdesk.database import migrate_database;"
+        "import asyncio, sys; from quantdesk.database.database import migrate_database;"
         f"asyncio.run(migrate_database({database_url!r})); sys.exit('alembic' in sys.modules)"
     )
     done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], timeout=HANG)

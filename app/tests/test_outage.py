@@ -20,8 +20,7 @@ from conftest import (
     subscribers,
     until,
 )
-from quantdesk import cache as caches
-from quantdesk import gateway as gateways
+from quantdesk.redis import invalidations, probe
 
 UP = "Redis connected"
 DOWN = "Redis connection failed, continuing without Redis"
@@ -80,7 +79,7 @@ async def test_killed_redis_is_survived_and_used_again(
 async def test_loss_is_noticed_without_a_request(
     start: Start, redis_server: Server, raw: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateways, "PROBE_INTERVAL_UP", 3600.0)
+    monkeypatch.setattr(probe, "PROBE_INTERVAL_UP", 3600.0)
     app = await start(redis_server)
     await until(lambda: subscribers(raw) == 1)
     redis_server.kill()
@@ -104,7 +103,7 @@ async def test_frozen_redis_delays_readers_once_and_for_a_bounded_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As if the prices had been written long before: what is recent is not kept over a loss.
-    monkeypatch.setattr(caches, "RECALL", 0.0)
+    monkeypatch.setattr(invalidations, "RECALL", 0.0)
     timeout = 4.0
     app = await start(
         redis_server, REDIS_COMMAND_TIMEOUT=str(int(timeout * 1000)), CACHE_TTL_PRICE="3600"

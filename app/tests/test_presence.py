@@ -7,7 +7,7 @@ from redis import Redis
 
 from conftest import Calendar, Server, Start, expires_as_set
 from logins import log_in
-from quantdesk import presence as module
+from quantdesk.web.routes import presence as module
 
 KEY = "qd:development:presence:alice"
 

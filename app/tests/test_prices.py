@@ -12,9 +12,9 @@ from redis import Redis
 from sqlalchemy import event
 
 from conftest import AUTH, Running, Server, Start, calls, expires_as_set, until
-from quantdesk.cache import Loaded
-from quantdesk.database import Price
-from quantdesk.decimals import parse_amount
+from quantdesk.database.prices import Price
+from quantdesk.database.versioned import Versioned
+from quantdesk.web.amounts import parse_amount
 
 KEY = "qd:development:price:BTC-USD"
 
@@ -235,15 +235,15 @@ def hold_reads(
 ) -> tuple[asyncio.Event, asyncio.Event]:
     """Hold reads of prices between the database's answer and the cache until the gate is set."""
     gate, entered = asyncio.Event(), asyncio.Event()
-    read = app.services.database.price
+    read = app.services.database.prices.read
 
-    async def held(symbol: str) -> Loaded[Price] | None:
+    async def held(symbol: str) -> Versioned[Price] | None:
         price = await read(symbol)
         entered.set()
         await gate.wait()
         return price
 
-    monkeypatch.setattr(app.services.database, "price", held)
+    monkeypatch.setattr(app.services.database.prices, "read", held)
     return gate, entered
 
 

@@ -13,10 +13,10 @@ import pytest
 from redis import Redis, RedisError
 
 from conftest import HANG, Running, Server, Start, command, free_port, state_messages, until
-from quantdesk import gateway as gateways
-from quantdesk import sentinel as sentinels
-from quantdesk.bus import RESET_STATS
-from quantdesk.sentinel import NoPrimary, Primary, find_primary
+from quantdesk.redis import probe
+from quantdesk.redis import sentinel as sentinels
+from quantdesk.redis.bus import RESET_STATS
+from quantdesk.redis.sentinel import NoPrimary, Primary, find_primary
 from quantdesk.settings import load_settings
 from test_tls import LOOPBACK, Authority
 
@@ -485,7 +485,7 @@ def uses(app: Running, server: Server) -> bool:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have Sentinel asked more often than usual."""
-    monkeypatch.setattr(gateways, "SENTINEL_INTERVAL", 0.2)
+    monkeypatch.setattr(probe, "SENTINEL_INTERVAL", 0.2)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -520,7 +520,7 @@ async def test_a_primary_of_before_is_left_though_it_still_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The connection that follows may take its time.
-    monkeypatch.setattr(gateways, "PROBE_INTERVAL_DOWN", HANG)
+    monkeypatch.setattr(probe, "PROBE_INTERVAL_DOWN", HANG)
     old, new = make_redis(), make_redis()
     epoch = 1
     async with scripted(*[lambda: names(new if epoch > 1 else old, epoch)] * 3) as environment:

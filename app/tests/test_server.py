@@ -15,8 +15,9 @@ import pytest
 
 from conftest import AUTH, HANG, until
 from processes import HANDSHAKE, Answer, Client, Process, client, request
-from quantdesk import server
-from quantdesk.server import DRAIN, GRACE, LAST_CALL, MAX_HEAD
+from quantdesk.web.server.http import MAX_HEAD
+from quantdesk.web.server.shutdown import DRAIN, GRACE, LAST_CALL
+from quantdesk.web.server.systemd import notify
 
 AUTHORIZATION = f"Authorization: {AUTH['Authorization']}"
 # Longer than a test waits: what ends before that has not waited for it.
@@ -38,9 +39,9 @@ def app(shared: Process) -> Iterator[Process]:
 
 
 HASTE = {
-    "server.HEAD_TIMEOUT": 2.0,
-    "bodies.BODY_TIMEOUT": 2.0,
-    "server.BODY_LIMIT": 4.0,
+    "web.server.http.HEAD_TIMEOUT": 2.0,
+    "web.bodies.BODY_TIMEOUT": 2.0,
+    "web.server.http.BODY_LIMIT": 4.0,
 }
 
 
@@ -332,7 +333,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(hasty: Process) -> No
         async with client(hasty.port) as connection:
             async with sending(connection, *pieces, more=more):
                 assert await connection.cut() == b""
-            assert time.monotonic() - started > 0.9 * HASTE["server.HEAD_TIMEOUT"]
+            assert time.monotonic() - started > 0.9 * HASTE["web.server.http.HEAD_TIMEOUT"]
 
     await asyncio.gather(
         come(),
@@ -346,12 +347,12 @@ async def test_a_head_that_does_not_come_is_not_waited_for(hasty: Process) -> No
 async def test_the_next_head_may_be_long_in_coming_but_not_trickle(hasty: Process) -> None:
     async with client(hasty.port) as connection:
         assert (await connection.get("/health")).status == 200
-        await asyncio.sleep(2 * HASTE["server.HEAD_TIMEOUT"])
+        await asyncio.sleep(2 * HASTE["web.server.http.HEAD_TIMEOUT"])
         assert (await connection.get("/health")).status == 200
         started = time.monotonic()
         async with sending(connection, b"GET /", more=b"x"):
             assert await connection.cut() == b""
-        assert time.monotonic() - started > 0.9 * HASTE["server.HEAD_TIMEOUT"]
+        assert time.monotonic() - started > 0.9 * HASTE["web.server.http.HEAD_TIMEOUT"]
 
 
 async def test_a_body_that_does_not_end_is_answered_with_408(hasty: Process) -> None:
@@ -363,7 +364,7 @@ async def test_a_body_that_does_not_end_is_answered_with_408(hasty: Process) -> 
                 assert (answer.status, answer.code) == (408, "request_timeout")
                 assert answer.headers["connection"] == "close"
                 assert await connection.cut() == b""
-            assert time.monotonic() - started > 0.9 * HASTE["server.HEAD_TIMEOUT"]
+            assert time.monotonic() - started > 0.9 * HASTE["web.server.http.HEAD_TIMEOUT"]
 
     whole, last_chunk = write("1", size=1000), b"0\r\n\r\n"
     await asyncio.gather(
@@ -381,7 +382,7 @@ async def test_a_body_that_nobody_reads_is_not_waited_for_either(hasty: Process)
             async with sending(connection, head, more=b" "):
                 assert (await connection.answer()).status == status
                 assert await connection.cut() == b""
-            assert time.monotonic() - started > 0.9 * HASTE["server.BODY_LIMIT"]
+            assert time.monotonic() - started > 0.9 * HASTE["web.server.http.BODY_LIMIT"]
 
     size = "Content-Length: 1000000"
     await asyncio.gather(
@@ -399,7 +400,7 @@ async def test_a_slow_body_within_its_time_is_taken(hasty: Process) -> None:
         await connection.send(sent[:-3], sent[-3:], pause=0.2)
         assert (await connection.answer()).status == 200
         # The time was that request's alone.
-        await asyncio.sleep(1.3 * HASTE["server.BODY_LIMIT"])
+        await asyncio.sleep(1.3 * HASTE["web.server.http.BODY_LIMIT"])
         assert (await connection.get("/health")).status == 200
 
 
@@ -410,7 +411,7 @@ async def test_a_stop_under_load_fails_no_request_and_tells_each_connection(
     tmp_path: Path,
 ) -> None:
     """Those that ask once a second are told as well, and when all are, it is over."""
-    with Process(tmp_path, constants={"server.DRAIN": ENDLESS}) as app:
+    with Process(tmp_path, constants={"web.server.shutdown.DRAIN": ENDLESS}) as app:
         under_way = asyncio.Event()
 
         async def ask(pause: float) -> list[Answer]:
@@ -447,7 +448,11 @@ async def test_a_stop_answers_those_who_came_last_and_closes_those_who_say_nothi
     tmp_path: Path,
 ) -> None:
     drain = 0.8
-    limits = {"server.DRAIN": drain, "server.LAST_CALL": 5.0, "server.GRACE": ENDLESS}
+    limits = {
+        "web.server.shutdown.DRAIN": drain,
+        "web.server.shutdown.LAST_CALL": 5.0,
+        "web.server.shutdown.GRACE": ENDLESS,
+    }
     with Process(tmp_path, constants=limits) as app:
         async with client(app.port) as idle, client(app.port) as last:
             assert (await idle.get("/health")).status == 200
@@ -463,7 +468,7 @@ async def test_a_stop_answers_those_who_came_last_and_closes_those_who_say_nothi
 
 
 async def test_a_stop_without_connections_takes_no_time(tmp_path: Path) -> None:
-    limits = {f"server.{name}": ENDLESS for name in ("DRAIN", "LAST_CALL", "GRACE")}
+    limits = {f"web.server.shutdown.{name}": ENDLESS for name in ("DRAIN", "LAST_CALL", "GRACE")}
     with Process(tmp_path, constants=limits) as app:
         assert await asyncio.to_thread(app.stop) == 0
 
@@ -471,8 +476,8 @@ async def test_a_stop_without_connections_takes_no_time(tmp_path: Path) -> None:
 async def test_requests_under_way_are_finished_by_a_stop(tmp_path: Path) -> None:
     """One whose body comes slowly, and one that waits for the database."""
     drain = 0.4
-    limits = {"server.DRAIN": drain, "server.GRACE": ENDLESS}
-    limits |= {"bodies.BODY_TIMEOUT": ENDLESS, "server.BODY_LIMIT": ENDLESS}
+    limits = {"web.server.shutdown.DRAIN": drain, "web.server.shutdown.GRACE": ENDLESS}
+    limits |= {"web.bodies.BODY_TIMEOUT": ENDLESS, "web.server.http.BODY_LIMIT": ENDLESS}
     with (
         Process(tmp_path, constants=limits) as app,
         contextlib.closing(sqlite3.connect(tmp_path / "quantdesk.db")) as database,
@@ -500,8 +505,8 @@ async def test_requests_under_way_are_finished_by_a_stop(tmp_path: Path) -> None
 
 async def test_a_request_that_does_not_end_does_not_hold_up_a_stop(tmp_path: Path) -> None:
     assert GRACE + DRAIN + LAST_CALL < 15  # systemd's patience, and the README's word
-    limits = {"server.GRACE": 0.5, "server.DRAIN": 0.2}
-    limits |= {"bodies.BODY_TIMEOUT": ENDLESS, "server.BODY_LIMIT": ENDLESS}
+    limits = {"web.server.shutdown.GRACE": 0.5, "web.server.shutdown.DRAIN": 0.2}
+    limits |= {"web.bodies.BODY_TIMEOUT": ENDLESS, "web.server.http.BODY_LIMIT": ENDLESS}
     with Process(tmp_path, constants=limits) as app:
         async with client(app.port) as connection:
             await connection.send(write("1")[:-1])
@@ -516,7 +521,7 @@ async def test_processes_that_follow_each_other_on_a_passed_socket_fail_no_reque
     answers: list[Answer] = []
     stopped = asyncio.Event()
     # So long that a client whose turn comes only now and then asks once more in it.
-    limits = {"server.DRAIN": 5.0, "server.LAST_CALL": 5.0}
+    limits = {"web.server.shutdown.DRAIN": 5.0, "web.server.shutdown.LAST_CALL": 5.0}
 
     async def stay(port: int) -> None:
         while not stopped.is_set():
@@ -591,14 +596,14 @@ def test_systemd_may_listen_on_an_abstract_address(monkeypatch: pytest.MonkeyPat
         notified.bind(f"\0{name}")
         notified.settimeout(HANG)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
-        server.notify("READY=1")
+        notify("READY=1")
         assert notified.recv(100) == b"READY=1"
 
 
 @pytest.mark.parametrize("address", ["", "/no/such/socket", "@", "relative"])
 def test_nobody_to_tell_is_no_failure(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
-    server.notify("READY=1")
+    notify("READY=1")
 
 
 async def test_a_port_that_is_taken_stops_the_start(app: Process, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from sqlalchemy import event, text
 
 from conftest import AUTH, Calendar, Running, Server, Start, expires_as_set
 from logins import Issuer, id_in, log_in
-from quantdesk import database
-from quantdesk import sessions as module
+from quantdesk.database import clock
+from quantdesk.web import sessions as module
 
 CURRENT = "/api/sessions/current"
 WELL_FORMED = "A" * 43
@@ -237,7 +237,7 @@ async def test_expired_session_is_unauthorized_even_where_it_is_cached(
     session = await log_in(app, "alice")
     calendar = Calendar()
     monkeypatch.setattr(module, "dt", calendar)
-    monkeypatch.setattr(database, "_now", lambda: calendar.now(dt.UTC))
+    monkeypatch.setattr(clock, "now", lambda: calendar.now(dt.UTC))
     read = await app.client.get(CURRENT, headers=session)
     ends = dt.datetime.fromisoformat(read.json()["data"]["expiresAt"])
     assert raw.persist(key(session))

@@ -13,9 +13,9 @@ from websockets.exceptions import ConnectionClosed
 
 from conftest import HANG, TOKEN, Server, Start
 from processes import ANONYMOUS_HANDSHAKE, HANDSHAKE, Answer, Process, client
-from quantdesk.limits import Limiter
-from quantdesk.origins import Origins
-from quantdesk.sockets import FRAMES, Sockets
+from quantdesk.redis.limits import Limiter
+from quantdesk.web.origins import Origins
+from quantdesk.web.sockets import FRAMES, Sockets
 
 
 def log_in(app: Process, user: str = "alice", **headers: str) -> str:
@@ -307,7 +307,7 @@ async def test_session_that_ends_during_the_handshake_opens_none(
             )
             assert answer.status_code == 200
 
-    monkeypatch.setattr("quantdesk.sockets._count", count)
+    monkeypatch.setattr("quantdesk.web.sockets._count", count)
     sent: list[dict[str, Any]] = []
     scope: Any = {
         "type": "websocket",

@@ -19,9 +19,9 @@ from websockets.exceptions import ConnectionClosed
 from conftest import AUTH, HANG, Server, subscribers, until
 from frames import close_code, frame, frames
 from processes import HANDSHAKE, Answer, Client, Process, client, request
-from quantdesk.hub import MAX_BEHIND
-from quantdesk.server import FRAME_BURST, MAX_MESSAGE
-from quantdesk.sockets import MAX_CHANNELS, MAX_PER_CLIENT
+from quantdesk.web.hub import MAX_BEHIND
+from quantdesk.web.server.websockets import FRAME_BURST, MAX_MESSAGE
+from quantdesk.web.sockets import MAX_CHANNELS, MAX_PER_CLIENT
 
 # Longer than a test waits: what ends before that has not waited for it.
 ENDLESS = 10 * HANG
@@ -611,7 +611,7 @@ async def test_without_redis_subscribers_of_the_instance_go_on_and_others_are_to
 
 
 async def test_sigterm_closes_with_1012_at_once(tmp_path: Path) -> None:
-    limits = {f"server.{name}": ENDLESS for name in ("DRAIN", "LAST_CALL", "GRACE")}
+    limits = {f"web.server.shutdown.{name}": ENDLESS for name in ("DRAIN", "LAST_CALL", "GRACE")}
     with Process(tmp_path, constants=limits) as app:
         async with listening(app, "price:A") as one, listening(app) as two:
             assert await asyncio.to_thread(app.stop) == 0
@@ -626,7 +626,7 @@ async def test_sigterm_does_not_wait_for_those_who_do_not_read(
     shared: Pair, raw: Redis, tmp_path: Path
 ) -> None:
     """One has said that it closes; uvicorn would fail there, and leave the others open."""
-    limits = {"server.LINGER": 1.0, "server.GRACE": ENDLESS}
+    limits = {"web.server.transport.LINGER": 1.0, "web.server.shutdown.GRACE": ENDLESS}
     with Process(tmp_path, REDIS_URL=shared.redis.url, ENV_NAME="stalled", constants=limits) as app:
         peer = Peer(raw, "stalled")
         async with (
@@ -647,7 +647,7 @@ async def test_sigterm_does_not_wait_for_those_who_do_not_read(
 
 
 async def test_a_socket_outlives_the_limits_of_a_request(tmp_path: Path) -> None:
-    limits = {"server.HEAD_TIMEOUT": 2.0, "server.BODY_LIMIT": 2.0}
+    limits = {"web.server.http.HEAD_TIMEOUT": 2.0, "web.server.http.BODY_LIMIT": 2.0}
     with Process(tmp_path, constants=limits) as app:
         async with listening(app, "price:A") as connection:
             await asyncio.sleep(2.5)
@@ -659,7 +659,11 @@ async def test_who_does_not_answer_pings_any_more_is_gone_soon(
     shared: Pair, raw: Redis, tmp_path: Path
 ) -> None:
     """Also with something left to be read, for which a close would wait for ever."""
-    limits = {"server.PING_INTERVAL": 3.0, "server.PING_TIMEOUT": 3.0, "server.LINGER": 0.3}
+    limits = {
+        "web.server.websockets.PING_INTERVAL": 3.0,
+        "web.server.websockets.PING_TIMEOUT": 3.0,
+        "web.server.transport.LINGER": 0.3,
+    }
     with Process(tmp_path, REDIS_URL=shared.redis.url, ENV_NAME="mute", constants=limits) as app:
         async with reading_nothing(app, "price:A") as mute, listening(app, "price:A") as ear:
             # Sooner than the pings, or else it is dropped for that.

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import AUTH, Running, Server, Start, state_messages, until
 from logins import log_in
-from quantdesk import cache as caches
+from quantdesk.redis import keys
 
 PRICE = "/api/prices/A"
 SESSION = "/api/sessions/current"
@@ -19,7 +19,7 @@ LONG = {"CACHE_TTL_PRICE": "3600", "CACHE_TTL_PORTFOLIO": "3600", "CACHE_TTL_ORD
 @pytest.fixture(autouse=True)
 def _lasting_guards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every guard until a test has looked at what is kept."""
-    monkeypatch.setattr(caches, "GUARD", 3600)
+    monkeypatch.setattr(keys, "GUARD", 3600)
 
 
 @pytest.fixture

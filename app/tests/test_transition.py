@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from conftest import Calendar, Running, Server, Start
 from logins import Issuer
-from quantdesk import database
+from quantdesk.database import clock
 
 CURRENT = "/api/sessions/current"
 ENV = {"APP_ENV": "production", "ADMIN_TOKEN": "t" * 32}
@@ -175,7 +175,7 @@ async def test_it_is_over_when_the_last_session_of_the_former_has_ended(
 ) -> None:
     _, app = await both()
     calendar = Calendar()
-    monkeypatch.setattr(database, "_now", lambda: calendar.now(dt.UTC))
+    monkeypatch.setattr(clock, "now", lambda: calendar.now(dt.UTC))
     calendar.moment = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1, seconds=1)
     cookies = await log_in(app, issuer)
     assert set(cookies) == {"host"}
@@ -203,4 +203,4 @@ async def test_first_login_after_the_start_may_be_at_the_former(
 async def test_new_database_has_no_transition(start: Start, issuer: Issuer) -> None:
     app = await start(**ENV, **issuer.env)
     assert set(await log_in(app, issuer)) == {"host"}
-    assert not app.services.database.mixed
+    assert not app.services.database.sessions.mixed_releases

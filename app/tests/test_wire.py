@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from conftest import HANG, Server, command, until
-from quantdesk import wire as wires
-from quantdesk.wire import ReplyError, Subscription, Wire, WireFull, WireLost, open_wire, pack
+from quantdesk.redis import wire as wires
+from quantdesk.redis.wire import ReplyError, Subscription, Wire, WireFull, WireLost, open_wire, pack
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -1,4 +1,4 @@
-"""The command `quantdesk`: one process that serves until it is told to stop."""
+"""The command `quantdesk`: one process that serves until a signal stops it."""
 
 import argparse
 import asyncio
@@ -10,11 +10,11 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from quantdesk import __version__
-from quantdesk.app import create_app
-from quantdesk.database import migrate_database
+from quantdesk.database.database import migrate_database
 from quantdesk.logging import configure_logging
-from quantdesk.server import serve
 from quantdesk.settings import Settings, SettingsError, load_settings
+from quantdesk.web.app import create_app
+from quantdesk.web.server.serve import serve
 
 log = logging.getLogger(__name__)
 

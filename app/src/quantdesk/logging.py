@@ -59,6 +59,6 @@ def configure_logging(level: LogLevel, form: LogFormat) -> None:
     """Send every logger's records to stderr in one form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    # uvicorn tells of each WebSocket, and of each request that is none: as often as a client likes.
+    # uvicorn logs each WebSocket and each malformed request: as often as a client likes.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

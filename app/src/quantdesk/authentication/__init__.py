@@ -1,0 +1,1 @@
+"""Proof of a user's identity: assertions signed by an issuer."""

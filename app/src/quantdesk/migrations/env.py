@@ -1,8 +1,0 @@
-"""What Alembic runs: the revisions, on the connection and in the transaction of `migrate`."""
-
-from alembic import context
-
-from quantdesk.tables import metadata
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
-context.run_migrations()
