@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from databackup import catalog, redis_repair
+from databackup.redis import repair as redis_repair
 from test_backup_retention import module, retention
 from test_inputs import inputs
 from test_recovery_report import reports
+
+from databackup import catalog
 
 # As POSIX writes New York and Kolkata: they need no file of the host.
 ZONES = ["UTC0", "EST5EDT,M3.2.0,M11.1.0", "IST-5:30"]

@@ -10,9 +10,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from databackup import rdb
 from databackup.errors import Failed
 from databackup.owner import Owner
+from databackup.redis import rdb
 from databackup.restic import die_with_parent
 
 CHUNK = 1 << 20

@@ -23,15 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from databackup import __main__ as program
-from databackup import catalog, kinds, peer, redis_repair, redis_restore, settings, steps
+
+from databackup import catalog, kinds, peer, settings, steps
+from databackup import cli as program
 from databackup.errors import Failed
 from databackup.owner import Owner, plain
-from databackup.redis_server import connect
+from databackup.redis import repair as redis_repair
+from databackup.redis import restore as redis_restore
+from databackup.redis.server import connect
 from databackup.restic import Restic
 from databackup.settings import Repository
 from databackup.sqlite import Sqlite
-from databackup_host import REDIS_PASSWORD, REPOSITORY_PASSWORD, Host, Process, make_repository, wait_for
+from host import REDIS_PASSWORD, REPOSITORY_PASSWORD, Host, Process, make_repository, wait_for
 
 pytestmark = [
     pytest.mark.slow,

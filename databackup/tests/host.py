@@ -1,6 +1,6 @@
 """A host for the tests of databackup: a Redis server with its source, a restic repository, and a stand-in for systemd.
 
-    python tests/databackup_host.py STEP FOLDER WORDS…    databackup WORDS…, which waits at a step
+    python databackup/tests/host.py STEP FOLDER WORDS…    databackup WORDS…, which waits at a step
 
 STEP is a function and a side of it, such as Target.fetch:after, or `-`. There it makes FOLDER/paused, and goes on when
 FOLDER/go is there.
@@ -26,15 +26,17 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.poly1305 import Poly1305
-from databackup import __main__ as program
-from databackup import catalog, kinds, rdb, settings
-from databackup.errors import Failed
-from databackup.redis_restore import Target
-from databackup.redis_server import Configuration
-from databackup.replication import Snapshot
-from databackup.resp import Client
-from databackup.restic import Restic
 from ports import free_port
+
+from databackup import catalog, kinds, settings
+from databackup import cli as program
+from databackup.errors import Failed
+from databackup.redis import rdb
+from databackup.redis.replication import Snapshot
+from databackup.redis.resp import Client
+from databackup.redis.restore import Target
+from databackup.redis.server import Configuration
+from databackup.restic import Restic
 
 REDIS_PASSWORD = "correct-horse-of-redis"
 REPOSITORY_PASSWORD = "correct-horse-of-the-repository"

@@ -11,6 +11,7 @@
     databackup maintain                     check the repository; forget what is too old, where this host is to do so
     databackup inspect                      look for what a service has put where this program would trust it
     databackup init | check | encrypted | unlock    the repository itself
+    databackup --version                    its version, and the digest of its archive
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 75 another run has the source.
 """
@@ -31,8 +32,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from databackup import adoption, catalog, kinds, redis_repair, settings, status
+from databackup import catalog, kinds, settings, status, version
 from databackup.errors import Busy, Failed
+from databackup.redis import adoption
+from databackup.redis import repair as redis_repair
 from databackup.restic import Restic
 from databackup.service import Unit
 
@@ -379,6 +382,7 @@ def parser() -> argparse.ArgumentParser:
     """Return what reads the command line."""
     top = argparse.ArgumentParser(prog="databackup", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     top.add_argument("--config", type=Path, default=settings.FOLDER, help=argparse.SUPPRESS)
+    top.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     top.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -467,7 +471,3 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(result))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from databackup import programs
 from databackup.errors import Failed
 from databackup.owner import Owner, plain
-from databackup.proof import Proof
-from databackup.resp import Client, ErrorReply, ProtocolError
+from databackup.redis.proof import Proof
+from databackup.redis.resp import Client, ErrorReply, ProtocolError
 
 
 def credentials(file: str) -> tuple[str, str] | None:

@@ -12,6 +12,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from databackup.errors import Failed
+from databackup.restic import Writer
+
 CHUNK = 1 << 20
 
 
@@ -66,3 +69,37 @@ class Spool:
         """Let the file go."""
         self.finish(stopped=True)
         self.file.close()
+
+
+class Upload:
+    """Hands a spool to restic in a thread of its own."""
+
+    def __init__(self, spool: Spool, writer: Writer) -> None:
+        self.spool = spool
+        self.writer = writer
+        self.failure: Failed | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            for data in self.spool.chunks():
+                self.writer.write(data)
+        except Failed as failure:
+            self.failure = failure
+        except Stopped:
+            pass
+
+    def commit(self) -> str:
+        """Wait until all is handed over, and return the snapshot's id; raises Failed when restic has ended."""
+        if not self.failure:
+            self.thread.join()
+        if self.failure:
+            raise self.failure
+        return self.writer.commit()
+
+    def close(self) -> None:
+        """End what still runs; without `commit` there is no snapshot."""
+        self.spool.finish(stopped=True)
+        self.writer.abort()
+        self.thread.join()

@@ -24,16 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from databackup import __main__ as program
+from ports import free_port
+
 from databackup import catalog, kinds, settings, steps
-from databackup.archive import Files, unpack
+from databackup import cli as program
 from databackup.errors import Failed
+from databackup.files import Files, unpack
 from databackup.postgresql import Postgresql, Server, Summary
 from databackup.restic import Restic, end
 from databackup.settings import Source
 from databackup.sqlite import Sqlite, summarize
-from databackup_host import REPOSITORY_PASSWORD, make_repository
-from ports import free_port
+from host import REPOSITORY_PASSWORD, make_repository
 
 pytestmark = pytest.mark.slow
 
@@ -1038,7 +1039,7 @@ def test_a_restore_of_files_that_was_killed_is_undone(files: Folder, monkeypatch
             real(old, new)
 
         with monkeypatch.context() as patched:
-            patched.setattr("databackup.archive.os.rename", rename)
+            patched.setattr("databackup.files.os.rename", rename)
             killed(lambda: files.restore(made))
         assert files.seen != before
         with pytest.raises(Failed, match="a restore was cut off"):

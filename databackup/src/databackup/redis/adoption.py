@@ -30,13 +30,14 @@ from pathlib import Path
 from pwd import getpwnam
 from typing import Any, Protocol
 
-from databackup import programs, rdb, steps
+from databackup import programs, steps
 from databackup.errors import Failed
 from databackup.owner import Owner, plain
-from databackup.redis_restore import SLACK, Say, Service, Target
-from databackup.redis_server import Configuration, connect, info
-from databackup.replication import Snapshot
-from databackup.resp import Client, ErrorReply, ProtocolError
+from databackup.redis import rdb
+from databackup.redis.replication import Snapshot
+from databackup.redis.resp import Client, ErrorReply, ProtocolError
+from databackup.redis.restore import SLACK, Say, Service, Target
+from databackup.redis.server import Configuration, connect, info
 from databackup.service import Unit
 from databackup.settings import Source
 

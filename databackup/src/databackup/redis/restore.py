@@ -22,12 +22,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from databackup import digest, proof, rdb, steps
+from databackup import steps
 from databackup.errors import Failed
 from databackup.owner import Owner, plain
-from databackup.redis_server import Configuration, connect, credentials, info, version_of
-from databackup.replication import Snapshot
-from databackup.resp import Client, ErrorReply, ProtocolError
+from databackup.redis import digest, proof, rdb
+from databackup.redis.replication import Snapshot
+from databackup.redis.resp import Client, ErrorReply, ProtocolError
+from databackup.redis.server import Configuration, connect, credentials, info, version_of
 from databackup.restic import Restic
 from databackup.settings import Source
 

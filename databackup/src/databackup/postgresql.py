@@ -32,10 +32,9 @@ from typing import IO, Any
 
 from databackup import catalog, steps
 from databackup.errors import Failed
-from databackup.redis_backup import Upload
 from databackup.restic import CHUNK, Restic, die_with_parent, end, said
 from databackup.settings import Source
-from databackup.spool import Spool
+from databackup.spool import Spool, Upload
 from databackup.steps import MARGIN, Say, Service
 
 SUFFIX = "dump"

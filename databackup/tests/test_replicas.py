@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from databackup.redis_backup import left_to_replica
+
+from databackup.redis.backup import left_to_replica
 
 ONLINE = "ip=10.0.0.2,port=6380,state=online,offset=9,lag=0"
 

@@ -1,4 +1,4 @@
-"""The program databackup with real Redis servers and a real restic repository; faults: test_databackup_faults.py."""
+"""The program databackup with real Redis servers and a real restic repository; faults: test_faults.py."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from databackup import catalog, kinds, rdb
+
+from databackup import catalog, kinds
+from databackup.redis import rdb
 from databackup.restic import Restic
 from databackup.settings import Repository
-from databackup_host import REDIS_8, REPOSITORY_PASSWORD, VALKEY_8, Host, Process, make_repository
+from host import REDIS_8, REPOSITORY_PASSWORD, VALKEY_8, Host, Process, make_repository
 
 pytestmark = pytest.mark.slow
 

@@ -6,23 +6,22 @@ import hashlib
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from databackup import catalog, programs
-from databackup.digest import Digester
 from databackup.errors import Failed
 from databackup.owner import Owner
-from databackup.proof import Proof
-from databackup.redis_server import connect, credentials, info
-from databackup.replication import Snapshot
-from databackup.resp import ErrorReply, ProtocolError
-from databackup.restic import Restic, Writer
+from databackup.redis.digest import Digester
+from databackup.redis.proof import Proof
+from databackup.redis.replication import Snapshot
+from databackup.redis.resp import ErrorReply, ProtocolError
+from databackup.redis.server import connect, credentials, info
+from databackup.restic import Restic
 from databackup.settings import Source
-from databackup.spool import Spool, Stopped
+from databackup.spool import Spool, Upload
 
 Say = Callable[[str], None]
 # Between two words on a long transfer, and what may be left on the spool's disk: bytes.
@@ -162,37 +161,3 @@ def _check(file: int, summary: Any, owner: Owner) -> None:
         raise Failed(f"redis-check-rdb refuses the snapshot: {' / '.join(done.stdout.strip().splitlines()[-3:])}")
     if int(counted[1]) != summary.keys:
         raise Failed(f"redis-check-rdb counts {counted[1]} keys in the snapshot, the digest {summary.keys}")
-
-
-class Upload:
-    """Hands a spool to restic in a thread of its own."""
-
-    def __init__(self, spool: Spool, writer: Writer) -> None:
-        self.spool = spool
-        self.writer = writer
-        self.failure: Failed | None = None
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            for data in self.spool.chunks():
-                self.writer.write(data)
-        except Failed as failure:
-            self.failure = failure
-        except Stopped:
-            pass
-
-    def commit(self) -> str:
-        """Wait until all is handed over, and return the snapshot's id; raises Failed when restic has ended."""
-        if not self.failure:
-            self.thread.join()
-        if self.failure:
-            raise self.failure
-        return self.writer.commit()
-
-    def close(self) -> None:
-        """End what still runs; without `commit` there is no snapshot."""
-        self.spool.finish(stopped=True)
-        self.writer.abort()
-        self.thread.join()

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from databackup.errors import Failed
-from test_databackup_sources import Base, Cluster, Repository
+from test_sources import Base, Cluster, Repository
 
 from conftest import load
 

@@ -12,11 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from adoption_host import ADMIN, OLD, Host
-from databackup import adoption, rdb
-from databackup.adoption import Adoption
 from databackup.errors import Failed
-from databackup_host import wait_for
+from databackup.redis import adoption, rdb
+from databackup.redis.adoption import Adoption
+from host import wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from databackup import archive, postgresql, redis_backup, redis_repair, sqlite, steps
+from databackup import files, postgresql, sqlite, steps
 from databackup.errors import Failed
-from databackup.proof import Foreign
-from databackup.redis_restore import Target, restore
-from databackup.redis_server import reach
+from databackup.redis import backup as redis_backup
+from databackup.redis import repair as redis_repair
+from databackup.redis.proof import Foreign
+from databackup.redis.restore import Target, restore
+from databackup.redis.server import reach
 from databackup.restic import Restic
 from databackup.service import Unit
 from databackup.settings import Source
@@ -111,10 +113,10 @@ KINDS: dict[str, Callable[[Source, Say], Kind]] = {
     "redis": Redis,
     "sqlite": lambda source, say: sqlite.Sqlite(source, say, steps.units(source.options.get("unit", ""))),
     "postgresql": lambda source, say: postgresql.Postgresql(source, say, steps.units(source.options.get("unit", ""))),
-    "files": archive.Files,
+    "files": files.Files,
 }
 # What the data of each are called in the repository.
-SUFFIXES = {"redis": "rdb", "sqlite": sqlite.SUFFIX, "postgresql": postgresql.SUFFIX, "files": archive.SUFFIX}
+SUFFIXES = {"redis": "rdb", "sqlite": sqlite.SUFFIX, "postgresql": postgresql.SUFFIX, "files": files.SUFFIX}
 
 
 def of(source: Source, say: Say) -> Kind:

@@ -20,14 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from databackup import __main__ as program
-from databackup import catalog, kinds, rdb, redis_restore, status
+
+from databackup import catalog, kinds, status
+from databackup import cli as program
 from databackup.errors import Busy, Failed
-from databackup.redis_restore import Target
-from databackup.replication import Snapshot
+from databackup.redis import rdb
+from databackup.redis import restore as redis_restore
+from databackup.redis.replication import Snapshot
+from databackup.redis.restore import Target
 from databackup.restic import Restic, explain
 from databackup.steps import Journal
-from databackup_host import (
+from host import (
     PLAINTEXT,
     REDIS_PASSWORD,
     REPOSITORY_PASSWORD,
@@ -107,7 +110,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         shutil.copytree(folder / "repository", folder / "pristine")
         yield site
     finally:
-        if site:
+        if site is not None:
             site.service.stop()
         if disk:
             subprocess.run(["umount", folder / "data"], check=True)

@@ -16,10 +16,12 @@ from typing import Any
 
 import jinja2
 import pytest
-from databackup import __main__ as program
-from databackup import kinds, redis_repair
+
+from databackup import cli as program
+from databackup import kinds
 from databackup.errors import Failed
-from databackup_host import REDIS_7_2, REDIS_8, REDIS_PASSWORD, VALKEY_8, Host, Process, make_repository, wait_for
+from databackup.redis import repair as redis_repair
+from host import REDIS_7_2, REDIS_8, REDIS_PASSWORD, VALKEY_8, Host, Process, make_repository, wait_for
 
 from conftest import PROJECT
 

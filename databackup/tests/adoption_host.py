@@ -9,13 +9,14 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from databackup import adoption, rdb
-from databackup.adoption import Adoption, Plan
-from databackup.redis_server import Configuration
-from databackup.replication import Snapshot
-from databackup.resp import Client
-from databackup_host import wait_for
 from ports import free_port
+
+from databackup.redis import adoption, rdb
+from databackup.redis.adoption import Adoption, Plan
+from databackup.redis.replication import Snapshot
+from databackup.redis.resp import Client
+from databackup.redis.server import Configuration
+from host import wait_for
 
 # Children are not waited for: who has stopped one may be another process than who has started it.
 _started: list[subprocess.Popen[bytes]] = []

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from databackup.errors import Failed
-from databackup.resp import Client, ErrorReply
+from databackup.redis.resp import Client, ErrorReply
 
 MARK = 40
 CHUNK = 1 << 18

@@ -27,13 +27,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from databackup import digest, programs, rdb
+from databackup import programs
 from databackup.errors import Failed
 from databackup.owner import plain
-from databackup.redis_restore import MARGIN, REPAIR, Apart, Seconds, Target, proven, replace
-from databackup.redis_server import connect, credentials, info, version_of
-from databackup.replication import Snapshot
-from databackup.resp import Client, ErrorReply, ProtocolError
+from databackup.redis import digest, rdb
+from databackup.redis.replication import Snapshot
+from databackup.redis.resp import Client, ErrorReply, ProtocolError
+from databackup.redis.restore import MARGIN, REPAIR, Apart, Seconds, Target, proven, replace
+from databackup.redis.server import connect, credentials, info, version_of
 
 SOUND, CUT, DAMAGED, MISSING, NEWER = "sound", "cut tail", "damaged", "missing", "newer"
 REPLICA, RESTORE, FIX = "replica", "restore", "fix"
