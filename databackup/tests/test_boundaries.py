@@ -28,8 +28,8 @@ from databackup import catalog, kinds, peer, settings, steps
 from databackup import cli as program
 from databackup.errors import Failed
 from databackup.owner import Owner, plain
-from databackup.redis import repair as redis_repair
 from databackup.redis import restore as redis_restore
+from databackup.redis.repair import Repair
 from databackup.redis.server import connect
 from databackup.restic import Restic
 from databackup.settings import Repository
@@ -482,14 +482,14 @@ def test_a_repair_copies_and_links_no_file_of_root(
     folder = host.data / "appendonlydir"
     name = {"a part that is whole": "*1.incr.aof", "the damaged part": "*9.incr.aof", "the base": "*.base.rdb"}[which]
     (path,) = folder.glob(name)
-    plain_prepare = redis_repair.Repair.prepare
+    plain_prepare = Repair.prepare
 
     def prepare(repair: Any, found: Any) -> None:
         # After the look at it, and before the copy.
         plain_prepare(repair, found)
         play('rm "$1" && ln -s "$2" "$1"', path, victim / "secret")
 
-    monkeypatch.setattr(redis_repair.Repair, "prepare", prepare)
+    monkeypatch.setattr(Repair, "prepare", prepare)
     before = tree(victim)
     arguments = program.parser().parse_args(["--config", str(host.etc), "repair", "redis", "--way", "fix", "--confirm"])
     with suppress(Failed):

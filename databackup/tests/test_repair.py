@@ -20,7 +20,8 @@ import pytest
 from databackup import cli as program
 from databackup import kinds
 from databackup.errors import Failed
-from databackup.redis import repair as redis_repair
+from databackup.redis.diagnose import Diagnosis
+from databackup.redis.replica import Replica
 from host import REDIS_7_2, REDIS_8, REDIS_PASSWORD, VALKEY_8, Host, Process, make_repository, wait_for
 
 from conftest import PROJECT
@@ -54,7 +55,7 @@ class Broken(Host):
         for number in range(LATER):
             self.call("SET", f"later{number}", "x" * 50 + str(number))
 
-    def state(self) -> redis_repair.Diagnosis:
+    def state(self) -> Diagnosis:
         """What is found."""
         return kinds.repair(self.source, lambda text: None).diagnose()
 
@@ -358,7 +359,7 @@ def test_a_replica_of_a_newer_server_is_named(host: Broken, monkeypatch: pytest.
     host.damage(in_the_middle)
     before = host.tree()
     repair = kinds.repair(host.source, lambda text: None)
-    monkeypatch.setattr(repair, "_snapshot", lambda address: iter([VALKEY_8]))
+    monkeypatch.setattr(Replica, "snapshot", lambda self: iter([VALKEY_8]))
     with pytest.raises(Failed, match=r"the snapshot of redis9:6380 was written by Valkey 8.1.1 .* not damaged"):
         repair.from_replica("redis9:6380")
     assert host.tree() == before

@@ -35,7 +35,7 @@ from typing import Any, NoReturn
 from databackup import catalog, kinds, settings, status, version
 from databackup.errors import Busy, Failed
 from databackup.redis import adoption
-from databackup.redis import repair as redis_repair
+from databackup.redis.plan import FIX, REPLICA, WAYS
 from databackup.restic import Restic
 from databackup.service import Unit
 
@@ -197,7 +197,7 @@ def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
     """Look for damage in the files of a Redis server, and change nothing."""
     found = kinds.repair(settings.source(arguments.name, arguments.config), say).diagnose()
     say(found.text)
-    return redis_repair.told(found)
+    return found.told
 
 
 def repair(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def repair(arguments: argparse.Namespace) -> dict[str, Any]:
             say(f"{way} costs {cost}")
         for way, reason in plan.closed.items():
             say(f"{way} is not possible: {reason}")
-        result = {"source": source.name, "diagnosis": redis_repair.told(found), **plan.told}
+        result = {"source": source.name, "diagnosis": found.told, **plan.told}
         if not arguments.confirm:
             result["text"] = (
                 f"Nothing was changed. The way would be {plan.way}, which costs {plan.costs[plan.way]}. To take it: "
@@ -232,9 +232,9 @@ def repair(arguments: argparse.Namespace) -> dict[str, Any]:
             return {**result, "dry_run": True}
         say(f"Taking the way {plan.way}")
         server.prepare(found)
-        if plan.way == redis_repair.REPLICA:
+        if plan.way == REPLICA:
             result |= server.from_replica(arguments.replica)
-        elif plan.way == redis_repair.FIX:
+        elif plan.way == FIX:
             result |= server.fix(found)
         else:
             restic = Restic(settings.repository(arguments.config))
@@ -425,7 +425,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("repair", repair, named="NAME")
     add_choice(command)
     command.add_argument("--replica", default="", metavar="HOST:PORT", help="a server that has the data, too")
-    command.add_argument("--way", choices=redis_repair.WAYS, default="", help="take this one")
+    command.add_argument("--way", choices=WAYS, default="", help="take this one")
     command.add_argument("--confirm", action="store_true", help="do it; without this only tell what would be done")
     command.add_argument("--wait", type=float, default=60.0, help="seconds to wait for a backup that runs")
     command = add("adopt", adopt, named="NAME")

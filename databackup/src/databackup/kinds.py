@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from databackup import files, postgresql, sqlite, steps
 from databackup.errors import Failed
 from databackup.redis import backup as redis_backup
-from databackup.redis import repair as redis_repair
+from databackup.redis import log
 from databackup.redis.proof import Foreign
+from databackup.redis.repair import Repair
 from databackup.redis.restore import Target, restore
 from databackup.redis.server import reach
 from databackup.restic import Restic
@@ -88,7 +89,7 @@ class Redis:
         """Undo a restore that was cut off."""
         target = self._target()
         done = target.recover()
-        redis_repair.note_sizes(target)
+        log.note_sizes(target)
         return done
 
     def inspect(self) -> dict[str, list[str]]:
@@ -104,9 +105,9 @@ class Redis:
             self.say(f"{self.source.name}: {failure}")
         return {"journals": target.planted, "names": target.configuration.paths(), "processes": processes}
 
-    def repair(self) -> redis_repair.Repair:
+    def repair(self) -> Repair:
         """Return what finds damage, and repairs it."""
-        return redis_repair.Repair(self._target())
+        return Repair(self._target())
 
 
 KINDS: dict[str, Callable[[Source, Say], Kind]] = {
@@ -136,7 +137,7 @@ def inspect(source: Source, say: Say) -> dict[str, list[str]]:
     return {}
 
 
-def repair(source: Source, say: Say) -> redis_repair.Repair:
+def repair(source: Source, say: Say) -> Repair:
     """Return what finds and repairs damage in a source; raises Failed for a kind that has no such thing."""
     kind = of(source, say)
     if not isinstance(kind, Redis):

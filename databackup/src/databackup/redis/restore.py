@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from databackup import steps
+from databackup import programs, steps
 from databackup.errors import Failed
 from databackup.owner import Owner, plain
 from databackup.redis import digest, proof, rdb
@@ -98,6 +99,14 @@ class Target:
     def dump(self) -> str:
         """The name of the dump."""
         return self.configuration["dbfilename"]
+
+    def tool(self, name: str, *words: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+        """Run one of Redis' tools as the owner of the data, and return what came of it; raises Failed if there is none."""
+        beside = Path(self.options["binary"]).with_name(name)
+        program = str(beside) if beside.exists() else shutil.which(name)
+        if program is None:
+            raise Failed(f"{name}: there is no such program; the package redis-tools has it")
+        return programs.run([program, *words], input=answer, cwd="/", **self.owner.identity)
 
     # --- Before anything is touched ---
 
