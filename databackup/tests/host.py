@@ -2,8 +2,8 @@
 
     python databackup/tests/host.py STEP FOLDER WORDS…    databackup WORDS…, which waits at a step
 
-STEP is a function and a side of it, such as Target.fetch:after, or `-`. There it makes FOLDER/paused, and goes on when
-FOLDER/go is there.
+STEP is a function and a side of it, such as FromBackup.fetch:after, or `-`. There it makes FOLDER/paused, and goes on
+when FOLDER/go is there.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from ports import free_port
 
-from databackup import catalog, kinds, settings
+from databackup import catalog, settings
 from databackup import cli as program
 from databackup.errors import Failed
+from databackup.redis import kind as redis_kind
 from databackup.redis import rdb
 from databackup.redis.replication import Snapshot
 from databackup.redis.resp import Client
-from databackup.redis.restore import Target
+from databackup.redis.restore import FromBackup, Target
 from databackup.redis.server import Configuration
 from databackup.restic import Restic
 
@@ -337,7 +338,7 @@ class Host:
     def backup(self) -> dict[str, Any]:
         """Make a backup."""
         # Whose process serves is asked of what runs it.
-        names = vars(kinds)
+        names = vars(redis_kind)
         before, names["Unit"] = names["Unit"], Process
         try:
             return program.backup(Namespace(name="redis", config=self.etc))
@@ -345,7 +346,7 @@ class Host:
             names["Unit"] = before
 
     def restore(self, **choice: Any) -> dict[str, Any]:
-        """Restore a backup as the command does; needs kinds.Unit to be Process."""
+        """Restore a backup as the command does; needs the Unit of redis.kind to be Process."""
         defaults = {"backup": "latest", "as_of": "", "host": "", "source": "", "environment": ""}
         rest = {"dry_run": False, "verify": "digest", "wait": 0.0, "repository": None}
         return program.restore(Namespace(**{"name": "redis", "config": self.etc, **defaults, **rest, **choice}))
@@ -385,7 +386,7 @@ def _wait_at(step: str, folder: Path) -> None:
     """Have a function wait before or after it does its work."""
     name, side = step.split(":")
     owner, method = name.split(".")
-    place = {"Target": Target, "Process": Process, "Snapshot": Snapshot}[owner]
+    place = {"FromBackup": FromBackup, "Target": Target, "Process": Process, "Snapshot": Snapshot}[owner]
     plain = getattr(place, method)
 
     def pause() -> None:
@@ -405,7 +406,7 @@ def _wait_at(step: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    vars(kinds)["Unit"] = Process
+    vars(redis_kind)["Unit"] = Process
     if sys.argv[1] != "-":
         _wait_at(sys.argv[1], Path(sys.argv[2]))
     sys.argv[1:] = sys.argv[3:]

@@ -24,14 +24,16 @@ from typing import Any
 
 import pytest
 
-from databackup import catalog, kinds, peer, settings, steps
+from databackup import catalog, kinds, peer, settings
 from databackup import cli as program
 from databackup.errors import Failed
 from databackup.owner import Owner, plain
+from databackup.redis import kind as redis_kind
 from databackup.redis import restore as redis_restore
 from databackup.redis.repair import Repair
 from databackup.redis.server import connect
 from databackup.restic import Restic
+from databackup.service import units
 from databackup.settings import Repository
 from databackup.sqlite import Sqlite
 from host import REDIS_PASSWORD, REPOSITORY_PASSWORD, Host, Process, make_repository, wait_for
@@ -135,7 +137,7 @@ def pristine(empty: Path) -> Iterator[Path]:
 @pytest.fixture
 def host(place: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     """A Redis that `nobody` runs, with one backup."""
-    monkeypatch.setattr(kinds, "Unit", Process)
+    monkeypatch.setattr(redis_kind, "Unit", Process)
     shutil.copytree(pristine / "repository", place / "repository")
     shutil.copytree(pristine / "data", place / "data", copy_function=shutil.copy2)
     for path in (place / "data", *(place / "data").rglob("*")):
@@ -568,7 +570,7 @@ class Database:
         options = {"database": str(self.path), "unit": "", "user": SERVICE}
         self.source = settings.Source("app", "sqlite", "test", "here", options, state=str(place / "state"))
         self.said: list[str] = []
-        self.kind = Sqlite(self.source, self.said.append, steps.units(""))
+        self.kind = Sqlite(self.source, self.said.append, units(""))
         self.made = self.kind.backup(self.restic)
 
     def sql(self, script: str) -> None:

@@ -21,15 +21,15 @@ from typing import Any
 
 import pytest
 
-from databackup import catalog, kinds, status
+from databackup import catalog, status
 from databackup import cli as program
 from databackup.errors import Busy, Failed
+from databackup.journal import Journal
+from databackup.redis import kind as redis_kind
 from databackup.redis import rdb
-from databackup.redis import restore as redis_restore
 from databackup.redis.replication import Snapshot
 from databackup.redis.restore import Target
 from databackup.restic import Restic, explain
-from databackup.steps import Journal
 from host import (
     PLAINTEXT,
     REDIS_PASSWORD,
@@ -118,7 +118,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def site(made: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(kinds, "Unit", Process)
+    monkeypatch.setattr(redis_kind, "Unit", Process)
     made.begin()
     return made
 
@@ -564,7 +564,7 @@ def test_the_disk_fills_during_a_restore(site: Site, monkeypatch: pytest.MonkeyP
             site.restore()
     # With room again it does what it should.
     monkeypatch.undo()
-    monkeypatch.setattr(kinds, "Unit", Process)
+    monkeypatch.setattr(redis_kind, "Unit", Process)
     assert site.restore()["found"]["keys"]
 
 
@@ -625,7 +625,7 @@ def ended(site: Site, running: subprocess.Popen[str]) -> None:
 
 
 def test_two_at_once(site: Site) -> None:
-    running = site.start_command("restore", "redis", step="Target.fetch:after")
+    running = site.start_command("restore", "redis", step="FromBackup.fetch:after")
     try:
         site.wait_until_paused(running)
         before = site.digest()
@@ -661,7 +661,7 @@ def test_a_restore_during_a_backup_waits_for_it(site: Site) -> None:
 @pytest.mark.parametrize(
     ("step", "again"),
     [
-        ("Target.fetch:after", "restore"),
+        ("FromBackup.fetch:after", "restore"),
         ("Process.stop:after", "recover"),
         ("Target.exchange:after", "restore"),
         ("Target.load:after", "recover"),
@@ -676,7 +676,7 @@ def test_a_restore_that_is_killed(site: Site, step: str, again: str) -> None:
     running.kill()
     running.communicate(timeout=300)
     cut = site.target.journal.path.exists()
-    assert cut == (step != "Target.fetch:after")
+    assert cut == (step != "FromBackup.fetch:after")
     if cut:
         code, said = site.command("backup", "redis")
         assert code == 1
@@ -695,7 +695,7 @@ def test_a_restore_that_is_killed(site: Site, step: str, again: str) -> None:
         assert [name[:15] for name in site.left_over()] == ["before-restore-"]
 
 
-@pytest.mark.parametrize("step", ["Target.fetch:before", "Target.exchange:after", "Target.load:after"])
+@pytest.mark.parametrize("step", ["FromBackup.fetch:before", "Target.exchange:after", "Target.load:after"])
 def test_a_restore_that_is_ended(site: Site, step: str) -> None:
     before = site.digest()
     running = site.start_command("restore", "redis", step=step)
@@ -765,7 +765,7 @@ def killed_at(number: int, act: Callable[[], object], changes: tuple[tuple[Any, 
 
 @pytest.mark.parametrize("appends", ["yes", "no"])
 def test_a_restore_that_is_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appends: str) -> None:
-    monkeypatch.setattr(kinds, "Unit", Process)
+    monkeypatch.setattr(redis_kind, "Unit", Process)
     host = Host(tmp_path, appendonly=appends)
     try:
         host.call("SET", "old", "1")
@@ -788,7 +788,7 @@ def test_a_restore_that_is_killed_anywhere(tmp_path: Path, monkeypatch: pytest.M
         before = host.digest()
 
         def restore() -> None:
-            redis_restore.restore(host.target, Stored(data), "12345678", manifest, "test", True)
+            redis_kind.Redis(host.source, lambda text: None).restore(Stored(data), "12345678", manifest, "test", True)
 
         def again() -> None:
             for name in host.left_over():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from databackup import catalog, kinds
+from databackup import catalog
+from databackup.redis import kind as redis_kind
 from databackup.redis import rdb
 from databackup.restic import Restic
 from databackup.settings import Repository
@@ -30,7 +31,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def host(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    monkeypatch.setattr(kinds, "Unit", Process)
+    monkeypatch.setattr(redis_kind, "Unit", Process)
     shutil.copytree(empty, tmp_path / "repository")
     made = Host(tmp_path)
     try:

@@ -20,6 +20,7 @@ import pytest
 from databackup import cli as program
 from databackup import kinds
 from databackup.errors import Failed
+from databackup.redis import kind as redis_kind
 from databackup.redis.diagnose import Diagnosis
 from databackup.redis.replica import Replica
 from host import REDIS_7_2, REDIS_8, REDIS_PASSWORD, VALKEY_8, Host, Process, make_repository, wait_for
@@ -121,7 +122,7 @@ def copied(pristine: Path, folder: Path, **directives: str) -> Iterator[Broken]:
 
 @pytest.fixture
 def host(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
-    monkeypatch.setattr(kinds, "Unit", Process)
+    monkeypatch.setattr(redis_kind, "Unit", Process)
     with copied(pristine, tmp_path) as made:
         yield made
 
@@ -293,7 +294,7 @@ NEWER = [
 def test_the_snapshot_of_a_newer_server_is_not_damaged(
     pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, data: bytes, words: str
 ) -> None:
-    monkeypatch.setattr(kinds, "Unit", Process)
+    monkeypatch.setattr(redis_kind, "Unit", Process)
     with copied(pristine, tmp_path, appendonly="no" if where == "dump" else "yes") as host:
         host.damage(lambda _: data, host.data / "dump.rdb" if where == "dump" else host.base)
         before = host.tree()
@@ -416,7 +417,7 @@ def test_a_damaged_file_of_a_server_that_serves_is_written_anew(host: Broken) ->
 def test_a_dump_is_looked_at_where_there_is_no_append_only_file(
     pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kinds, "Unit", Process)
+    monkeypatch.setattr(redis_kind, "Unit", Process)
     with copied(pristine, tmp_path, appendonly="no") as host:
         host.call("SAVE")
         dump = host.data / "dump.rdb"

@@ -26,12 +26,13 @@ from typing import Any
 import pytest
 from ports import free_port
 
-from databackup import catalog, kinds, settings, steps
+from databackup import catalog, kinds, settings
 from databackup import cli as program
 from databackup.errors import Failed
 from databackup.files import Files, unpack
 from databackup.postgresql import Postgresql, Server, Summary
 from databackup.restic import Restic, end
+from databackup.service import units
 from databackup.settings import Source
 from databackup.sqlite import Sqlite, summarize
 from host import REPOSITORY_PASSWORD, make_repository
@@ -604,7 +605,7 @@ class Base:
             unit="",
             **cluster.users,
         )
-        self.service: Any = steps.units("")
+        self.service: Any = units("")
         self.say: Callable[[str], None] = quiet
 
     @property
@@ -812,7 +813,7 @@ def test_a_dump_that_is_cut_off_is_no_backup(base: Base, cut: Callable[[Cluster]
 class KilledAtTheExchange(Postgresql):
     """Is killed while nobody may connect to the old database."""
 
-    def _end_sessions(self, *_arguments: Any) -> None:
+    def end_sessions(self, *_arguments: Any) -> None:
         die()
 
 

@@ -117,6 +117,19 @@ def write_manifest(restic: Restic, source: Source, manifest: dict[str, Any], whe
         writer.abort()
 
 
+def complete(restic: Restic, source: Source, facts: dict[str, Any], when: datetime) -> dict[str, Any]:
+    """Make data a backup, and return its manifest: what all have, the facts of its kind, and its `id`."""
+    manifest = {
+        "kind": source.kind,
+        "source": source.name,
+        "environment": source.environment,
+        "host": source.host,
+        "time": when.isoformat(),
+        **facts,
+    }
+    return {**manifest, "id": write_manifest(restic, source, manifest, when)}
+
+
 def manifest(restic: Restic, backup: Backup) -> dict[str, Any]:
     """Return the manifest of a backup; raises Failed when it cannot be read."""
     text = b"".join(restic.read(backup.id, f"/{backup.facts.get('source', '')}.json"))

@@ -164,7 +164,7 @@ def fetch(arguments: argparse.Namespace) -> dict[str, Any]:
         "backup": wanted.id,
         "kind": manifest["kind"],
         "about": about,
-        **kinds.fetch(restic, manifest, Path(arguments.to)),
+        **kinds.fetch(restic, manifest, Path(arguments.to), say),
     }
 
 
@@ -254,7 +254,7 @@ def inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     """Look for what a service could mislead this program by; changes nothing."""
     found: dict[str, list[str]] = {"journals": [], "names": [], "processes": []}
     for name in settings.names(arguments.config):
-        for what, problems in kinds.inspect(settings.source(name, arguments.config), say).items():
+        for what, problems in kinds.of(settings.source(name, arguments.config), say).inspect().items():
             found[what] += problems
     for what, problems in found.items():
         for problem in problems:

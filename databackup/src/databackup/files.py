@@ -13,19 +13,21 @@ import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from pwd import getpwnam
 from typing import IO, Any, cast
 
-from databackup import catalog, steps
+from databackup import catalog, journal, restore, spool
 from databackup.errors import Failed
+from databackup.journal import Say
+from databackup.kind import Kind
 from databackup.restic import Restic, Writer
+from databackup.restore import MARGIN
 from databackup.settings import Source
-from databackup.steps import MARGIN, Say
-
-SUFFIX = "tar"
 
 
 class Content:
@@ -95,15 +97,26 @@ def _leaves(name: str, target: str) -> bool:
     return parts[0] != name.split("/")[0]
 
 
-class Files:
+@dataclass(frozen=True)
+class Place:
+    """A path that a restore replaces, as the journal has it."""
+
+    path: str
+    new: str
+    aside: str
+    # Whether something was there.
+    had: bool
+
+
+class Files(Kind):
     """Folders and files of this host."""
 
+    suffix = "tar"
+
     def __init__(self, source: Source, say: Say) -> None:
-        self.source = source
-        self.say = say
+        super().__init__(source, say)
         self.paths = [str(path).rstrip("/") for path in source.options["paths"]]
         self.owner = str(source.options.get("owner", "root"))
-        self.journal = steps.Journal(Path(source.state) / f".{source.name}.restore.json", source.name)
 
     def _roots(self) -> dict[str, str]:
         """Return the path of each first part of a name in the tar."""
@@ -130,7 +143,7 @@ class Files:
             if not os.path.exists(path):
                 raise Failed(f"{path}: there is no such file or folder; expected one to back up")
         content = Content()
-        writer = catalog.open_data(restic, self.source, SUFFIX, when)
+        writer = catalog.open_data(restic, self.source, self.suffix, when)
         try:
             sink = _Sink(writer)
             try:
@@ -146,12 +159,7 @@ class Files:
             written = writer.commit()
         finally:
             writer.abort()
-        manifest = {
-            "kind": self.source.kind,
-            "source": self.source.name,
-            "environment": self.source.environment,
-            "host": self.source.host,
-            "time": when.isoformat(),
+        facts = {
             "items": content.items,
             "digest": content.digest,
             "bytes": sink.size,
@@ -163,11 +171,11 @@ class Files:
             },
             "data": written,
         }
-        return {**manifest, "id": catalog.write_manifest(restic, self.source, manifest, when)}
+        return catalog.complete(restic, self.source, facts, when)
 
     # --- Restore ---
 
-    def _destinations(self, manifest: dict[str, Any]) -> dict[str, str]:
+    def destinations(self, manifest: dict[str, Any]) -> dict[str, str]:
         """Return where each root of the tar goes."""
         names: dict[str, str] = manifest["about"]["names"]
         if set(names) != set(self.paths):
@@ -178,83 +186,35 @@ class Files:
         self._roots()
         return {name: os.path.realpath(path) for path, name in names.items()}
 
-    def check(self, manifest: dict[str, Any], environment: str) -> None:
-        """Raise Failed if the backup does not fit this host."""
-        steps.fits(self.source, manifest, environment)
+    def accept(self, manifest: dict[str, Any]) -> None:
+        """Raise Failed for a backup of other paths, or one for which there is no room."""
         size = int(manifest["bytes"])
-        folders = {os.path.dirname(path) for path in self._destinations(manifest).values()}
+        folders = {os.path.dirname(path) for path in self.destinations(manifest).values()}
         for folder in folders:
             if not os.path.isdir(folder):
                 raise Failed(f"{folder}: there is no such folder; expected one to restore into, make it first")
-        spool = _spool(self.source)
-        shared = any(os.stat(folder).st_dev == spool.stat().st_dev for folder in folders)
-        for place in (spool, *map(Path, folders)):
-            steps.room(place, size * (2 if shared else 1) + MARGIN, "the backup beside what is there")
+        place = spool.folder(self.source)
+        shared = any(os.stat(folder).st_dev == place.stat().st_dev for folder in folders)
+        for written in (str(place), *folders):
+            restore.room(written, size * (2 if shared else 1) + MARGIN, "the backup beside what is there")
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
         """Say what a restore would do."""
         return [
             f"fetch {manifest['bytes']} bytes and compare their SHA-256",
-            *(f"unpack them into {path}.restore-new" for path in self._destinations(manifest).values()),
+            *(f"unpack them into {path}.restore-new" for path in self.destinations(manifest).values()),
             f"compare {manifest['items']} files and their digest",
             "move what is there to ….before-restore-… and the backup in its place",
             "if anything is wrong, put back what was there",
         ]
 
-    def restore(
-        self, restic: Restic, backup: str, manifest: dict[str, Any], environment: str, full: bool
-    ) -> dict[str, Any]:
-        """Restore a backup and return what was done; raises Failed after the old files are back in place."""
-        if undone := self.recover():
-            self.say(undone)
-        self.check(manifest, environment)
-        destinations = self._destinations(manifest)
-        mark = steps.stamp()
-        places = [
-            {
-                "path": path,
-                "new": f"{path}.restore-new",
-                "aside": f"{path}.before-restore-{mark}",
-                "had": os.path.lexists(path),
-            }
-            for path in destinations.values()
-        ]
-        clock = steps.Clock()
-        with tempfile.TemporaryFile(dir=_spool(self.source)) as file:
-            with clock.phase("fetch"):
-                self.say(f"Fetching {int(manifest['bytes']) >> 20} MiB")
-                steps.receive(restic, manifest, SUFFIX, file, self.say)
-                file.seek(0)
-            for place in places:
-                for name in ("new", "aside"):
-                    if os.path.lexists(str(place[name])):
-                        raise Failed(f"{place[name]}: it is there already, and no restore left it; move it away first")
-            try:
-                self.journal.note({"backup": backup, "places": places})
-                with clock.phase("load"):
-                    self.say("Unpacking beside what is there")
-                    content = unpack(file, {name: f"{path}.restore-new" for name, path in destinations.items()})
-                with clock.phase("compare"):
-                    compared = steps.same(manifest, content.items, content.digest, "files")
-                with clock.phase("exchange"):
-                    for place in places:
-                        for item, _ in _below(str(place["new"]), ""):
-                            steps.chown(Path(item), self.owner)
-                    self.say("Putting the backup in place")
-                    for place in places:
-                        if place["had"]:
-                            os.rename(str(place["path"]), str(place["aside"]))
-                        os.rename(str(place["new"]), str(place["path"]))
-                        steps.keep_names(Path(str(place["path"])).parent)
-                self.journal.forget()
-            except BaseException as error:
-                raise steps.put_back(error, self.recover, self.say, tarfile.TarError) from error
-        kept = ", ".join(str(place["aside"]) for place in places if place["had"])
-        return {**compared, "kept": kept, "seconds": clock.seconds}
+    def replacement(self, restic: Restic, backup: str, manifest: dict[str, Any], *, full: bool) -> restore.Replacement:
+        """Return what puts a backup into the place of the files."""
+        return Replacement(self, restic, backup, manifest)
 
     def recover(self) -> str:
         """Put the old files back if a restore was cut off; return what was done, or nothing."""
-        with steps.in_words():
+        with journal.in_words():
             return self._put_back(self.journal.read())
 
     def _put_back(self, noted: dict[str, Any] | None) -> str:
@@ -269,15 +229,88 @@ class Files:
             if moved:
                 os.rename(aside, path)
             _remove(new)
-            steps.keep_names(Path(path).parent)
+            journal.keep_names(Path(path).parent)
         self.journal.forget()
         return f"The files from before are back, as of the restore of {noted['backup'][:8]} that did not end."
 
 
-def _spool(source: Source) -> Path:
-    folder = Path(source.state) / "spool"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+class Replacement(restore.Replacement):
+    """A backup on its way into the place of files."""
+
+    expected = (tarfile.TarError,)
+
+    def __init__(self, of: Files, restic: Restic, backup: str, manifest: dict[str, Any]) -> None:
+        super().__init__(of.say)
+        self.of = of
+        self.restic = restic
+        self.backup = backup
+        self.manifest = manifest
+        # The path of each root of the tar.
+        self.destinations = of.destinations(manifest)
+        mark = journal.stamp()
+        self.places = [
+            Place(path, f"{path}.restore-new", f"{path}.before-restore-{mark}", os.path.lexists(path))
+            for path in self.destinations.values()
+        ]
+
+    def phases(self) -> Iterable[restore.Phase]:
+        """Return what is done."""
+        return [
+            ("fetch", self.fetch),
+            ("load", self.load),
+            ("compare", self.compare),
+            ("exchange", self.exchange),
+        ]
+
+    def fetch(self) -> None:
+        """Bring the tar here, under no name."""
+        self.say(f"Fetching {int(self.manifest['bytes']) >> 20} MiB")
+        self.file = self.held.enter_context(tempfile.TemporaryFile(dir=spool.folder(self.of.source)))
+        restore.receive(self.restic, self.manifest, self.of.suffix, self.file, self.say)
+        self.file.seek(0)
+
+    def load(self) -> None:
+        """Unpack it beside what is there."""
+        for path in (path for place in self.places for path in (place.new, place.aside)):
+            if os.path.lexists(path):
+                raise Failed(f"{path}: it is there already, and no restore left it; move it away first")
+        self.of.journal.note({"backup": self.backup, "places": [asdict(place) for place in self.places]})
+        self.say("Unpacking beside what is there")
+        self.content = unpack(self.file, {name: f"{path}.restore-new" for name, path in self.destinations.items()})
+
+    def compare(self) -> None:
+        """Compare what was unpacked with the manifest."""
+        self.report = restore.same(self.manifest, self.content.items, self.content.digest, "files")
+
+    def exchange(self) -> None:
+        """Give the new files their owner and their names; the old ones keep another."""
+        for place in self.places:
+            for item, _ in _below(place.new, ""):
+                _chown(Path(item), self.of.owner)
+        self.say("Putting the backup in place")
+        for place in self.places:
+            if place.had:
+                os.rename(place.path, place.aside)
+            os.rename(place.new, place.path)
+            journal.keep_names(Path(place.path).parent)
+        self.of.journal.forget()
+
+    def undo(self) -> str:
+        """Put the old files back."""
+        return self.of.recover()
+
+    def end(self) -> str:
+        """Return where the old files are."""
+        return ", ".join(place.aside for place in self.places if place.had)
+
+
+def _chown(path: Path, user: str) -> None:
+    """Give a file or link to a user and the user's group; raises Failed for an unknown one."""
+    try:
+        entry = getpwnam(user)
+    except KeyError:
+        raise Failed(f"found no user {user!r} on this host; the role of the application makes it") from None
+    os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
 
 def _remove(path: str) -> None:

@@ -21,23 +21,24 @@ import re
 import resource
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from pwd import getpwnam
 from typing import IO, Any
 
-from databackup import catalog, steps
+from databackup import catalog, journal, restore, spool
 from databackup.errors import Failed
+from databackup.journal import Say
+from databackup.kind import Kind
 from databackup.restic import CHUNK, Restic, die_with_parent, end, said
+from databackup.restore import MARGIN
+from databackup.service import Service
 from databackup.settings import Source
 from databackup.spool import Spool, Upload
-from databackup.steps import MARGIN, Say, Service
 
-SUFFIX = "dump"
 # PostgreSQL cuts longer names.
 LONGEST = 63
 # Seconds to wait for a lock that a change of the schema has, and for sessions to end.
@@ -384,20 +385,20 @@ class Session:
         self.err.close()
 
 
-class Postgresql:
+class Postgresql(Kind):
     """One database."""
 
+    suffix = "dump"
+
     def __init__(self, source: Source, say: Say, service: Service) -> None:
-        self.source = source
-        self.say = say
+        super().__init__(source, say)
         self.service = service
         self.server = Server(source.options)
         self.name = str(source.options["database"])
         self.owner = str(source.options["owner"])
-        self.new = self._derived("_restore")
-        self.journal = steps.Journal(Path(source.state) / f".{source.name}.restore.json", source.name)
+        self.new = self.derived("_restore")
 
-    def _derived(self, suffix: str) -> str:
+    def derived(self, suffix: str) -> str:
         return self.name[: LONGEST - len(suffix)] + suffix
 
     # --- Backup ---
@@ -416,55 +417,46 @@ class Postgresql:
                 "'number', current_setting('server_version_num')::int, 'size', pg_database_size(current_database()))"
             )
             result = self._transfer(restic, session, snapshot, about["size"], when)
-        manifest = {
-            "kind": self.source.kind,
-            "source": self.source.name,
-            "environment": self.source.environment,
-            "host": self.source.host,
-            "time": when.isoformat(),
+        facts = {
             "server_version": about["version"],
             "server_version_num": about["number"],
             "about": {"database": self.name},
             **result,
         }
-        return {**manifest, "id": catalog.write_manifest(restic, self.source, manifest, when)}
-
-    def _spool(self) -> str:
-        folder = Path(self.source.state) / "spool"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return str(folder)
+        return catalog.complete(restic, self.source, facts, when)
 
     def _transfer(self, restic: Restic, session: Session, snapshot: str, size: int, when: datetime) -> dict[str, Any]:
-        steps.room(self._spool(), size + MARGIN, "a dump")
-        spool = Spool(self._spool())
+        folder = spool.folder(self.source)
+        restore.room(folder, size + MARGIN, "a dump")
+        dump = Spool(folder)
         try:
-            upload = Upload(spool, catalog.open_data(restic, self.source, SUFFIX, when))
+            upload = Upload(dump, catalog.open_data(restic, self.source, self.suffix, when))
             try:
                 with tempfile.TemporaryFile() as err:
-                    summary, sha256 = self._dump(session, snapshot, spool, upload, err)
+                    summary, sha256 = self._dump(session, snapshot, dump, upload, err)
                 if not upload.failure:
-                    spool.finish()
-                    self._look(spool.file)
+                    dump.finish()
+                    self.look(dump.file)
                 # Only now does restic see the end of the data, without which it makes no snapshot.
                 written = upload.commit()
             finally:
                 upload.close()
         except OSError as error:
-            raise Failed(f"{self._spool()}: the dump cannot be kept: {error.strerror}") from None
+            raise Failed(f"{folder}: the dump cannot be kept: {error.strerror}") from None
         finally:
-            spool.close()
+            dump.close()
         return {
             "items": summary.rows,
             "tables": summary.tables,
             "digest": summary.digest,
             "row_text": "output",
-            "bytes": spool.size,
+            "bytes": dump.size,
             "sha256": sha256,
             "data": written,
         }
 
     def _dump(
-        self, session: Session, snapshot: str, spool: Spool, upload: Upload, err: IO[bytes]
+        self, session: Session, snapshot: str, dump: Spool, upload: Upload, err: IO[bytes]
     ) -> tuple[Summary, str]:
         """Dump into the spool while the digest is made of the same snapshot."""
         # Not compressed: restic does that, and finds what it has already.
@@ -484,7 +476,7 @@ class Postgresql:
         with ThreadPoolExecutor(1) as pool:
             try:
                 while data := process.stdout.read1(CHUNK):  # type: ignore[attr-defined]  # it is buffered
-                    spool.write(data)
+                    dump.write(data)
                     hashed.update(data)
                     if counting is None:
                         # pg_dump has its locks now: what it reads will not be cut before it is counted.
@@ -508,7 +500,7 @@ class Postgresql:
         )
         return session.summarize()
 
-    def _look(self, file: IO[bytes], *options: str, inherited: Sequence[int] = ()) -> str:
+    def look(self, file: IO[bytes], *options: str, inherited: Sequence[int] = ()) -> str:
         """Return what pg_restore says of a dump, at first its table of contents; raises Failed if it cannot read it."""
         file.seek(0)
         with tempfile.TemporaryFile() as err:
@@ -527,9 +519,8 @@ class Postgresql:
 
     # --- Restore ---
 
-    def check(self, manifest: dict[str, Any], environment: str) -> None:
-        """Raise Failed if the backup does not fit this server."""
-        steps.fits(self.source, manifest, environment)
+    def accept(self, manifest: dict[str, Any]) -> None:
+        """Raise Failed for a backup of a newer server, or one for which there is no role or no room."""
         if (row_text := manifest.get("row_text", "cast")) not in ROW_TEXT:
             raise Failed(f"the backup's row_text: found {row_text!r}; expected one of {', '.join(ROW_TEXT)}")
         with closing(self.server.session(MAINTENANCE)) as session:
@@ -548,8 +539,8 @@ class Postgresql:
                 f"{self.server.where}: found no role {self.owner!r}; playbooks/database.yml makes it, run it first"
             )
         size = int(manifest["bytes"])
-        steps.room(told["folder"], 3 * size + MARGIN, "the backup beside the database that is there")
-        steps.room(self._spool(), size + MARGIN, "the dump")
+        restore.room(told["folder"], 3 * size + MARGIN, "the backup beside the database that is there")
+        restore.room(spool.folder(self.source), size + MARGIN, "the dump")
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
         """Say what a restore would do."""
@@ -558,72 +549,16 @@ class Postgresql:
             f"fetch {manifest['bytes']} bytes and compare their SHA-256",
             f"load them into a database {self.new} and compare {manifest['items']} rows and their digest",
             *([f"stop {unit}"] if unit else []),
-            f"end all sessions of {self.name}, rename it to {self._derived('_before_restore_…')}, and {self.new} to {self.name}",
+            f"end all sessions of {self.name}, rename it to {self.derived('_before_restore_…')}, and {self.new} to {self.name}",
             *([f"start {unit} again, if it ran"] if unit else []),
             "if anything is wrong, put back what was there",
         ]
 
-    def restore(
-        self, restic: Restic, backup: str, manifest: dict[str, Any], environment: str, full: bool
-    ) -> dict[str, Any]:
-        """Restore a backup and return what was done; raises Failed after the old database is back in place."""
-        if undone := self.recover():
-            self.say(undone)
-        self.check(manifest, environment)
-        clock = steps.Clock()
-        with tempfile.TemporaryFile(dir=self._spool()) as file, closing(self.server.session(MAINTENANCE)) as session:
-            with clock.phase("fetch"):
-                self.say(f"Fetching {int(manifest['bytes']) >> 20} MiB")
-                steps.receive(restic, manifest, SUFFIX, file, self.say)
-                contents = self._look(file)
-            here = self._described(session)
-            if self._described(session, self.new):
-                raise Failed(
-                    f"{self.server.where}: there is a database {self.new}, which no restore has left; rename it, or drop it"
-                )
-            noted = {
-                "backup": backup,
-                "new": self.new,
-                "old": self._derived(f"_before_restore_{steps.stamp()}"),
-                "had": here is not None,
-                "allowed": here is None or here["allowed"],
-                "active": self.service.active(),
-            }
-            try:
-                self.journal.note(noted)
-                with clock.phase("load"):
-                    self.say(f"Loading it into {self.new}; {self.name} goes on serving")
-                    self._create(session, here)
-                    self._load(file, contents)
-                with clock.phase("compare"), closing(self.server.session(self.new, self.owner)) as loaded:
-                    self.say("Comparing")
-                    loaded.ask("BEGIN")
-                    # Older backups were made by whoever nothing is hidden from.
-                    loaded.each(
-                        "SELECT format('ALTER TABLE ONLY %I.%I NO FORCE ROW LEVEL SECURITY', n.nspname, c.relname) "
-                        f"{TABLES} AND c.relforcerowsecurity"
-                    )
-                    summary = loaded.summarize(str(manifest.get("row_text", "cast")))
-                    loaded.ask("ROLLBACK")
-                    compared = steps.same(manifest, summary.rows, summary.digest, "rows")
-                    self._grant(file, contents, loaded)
-                    # The first queries are to be planned well, too.
-                    loaded.ask("ANALYZE")
-                with clock.phase("exchange"):
-                    self.say(f"Putting it in the place of {self.name}")
-                    if here:
-                        self._liken(session, here)
-                    self.service.stop()
-                    self._exchange(session, noted)
-                    if noted["active"]:
-                        self.service.start(float(self.source.options.get("start_timeout", 120)))
-            except BaseException as error:
-                session.close()
-                raise steps.put_back(error, lambda: self._undo(noted), self.say) from error
-            kept = self._tidy(noted)
-        return {**compared, "kept": kept, "seconds": clock.seconds}
+    def replacement(self, restic: Restic, backup: str, manifest: dict[str, Any], *, full: bool) -> restore.Replacement:
+        """Return what puts a backup into the place of the database."""
+        return Replacement(self, restic, backup, manifest)
 
-    def _described(self, session: Session, name: str = "") -> dict[str, Any] | None:
+    def described(self, session: Session, name: str = "") -> dict[str, Any] | None:
         """Return what is kept of a database that is replaced; None where there is none."""
         # As JSON, columns that only other versions have are no error.
         described: dict[str, Any] | None = session.one(
@@ -638,99 +573,7 @@ class Postgresql:
         )
         return described
 
-    def _create(self, session: Session, here: dict[str, Any] | None) -> None:
-        new = identifier(self.new)
-        like = here or {"collate": "C.UTF-8", "ctype": "C.UTF-8", "provider": "c"}
-        icu = f" LOCALE_PROVIDER icu ICU_LOCALE {literal(like['icu'])}" if like["provider"] == "i" else ""
-        session.ask(
-            f"CREATE DATABASE {new} CONNECTION LIMIT 0 TEMPLATE template0 ENCODING 'UTF8' "
-            f"LC_COLLATE {literal(like['collate'])} LC_CTYPE {literal(like['ctype'])}{icu}"
-        )
-        names = self._extensions(here)
-        if wanted := session.ask(UNTRUSTED.format(", ".join(map(literal, names)))) if names else []:
-            # Scripts of the server's own, in a database that is empty and that nobody else may enter yet.
-            with closing(self.server.session(self.new)) as empty:
-                for name, schema in map(json.loads, wanted):
-                    empty.ask(f"CREATE EXTENSION {identifier(name)}{'' if schema else ' SCHEMA public'}")
-        session.ask(f"ALTER DATABASE {new} OWNER TO {identifier(self.owner)}; ALTER DATABASE {new} CONNECTION LIMIT -1")
-
-    def _extensions(self, here: dict[str, Any] | None) -> list[str]:
-        """Return the extensions that were declared, and those of the database that is there: a dump's are not taken."""
-        names = [str(name) for name in self.source.options.get("extensions", [])]
-        if here and here["allowed"]:
-            # A database that the owner cannot enter has none that its backup would need.
-            with suppress(Failed), closing(self.server.session(self.name, self.owner)) as session:
-                names += [str(json.loads(line)) for line in session.ask("SELECT to_json(extname) FROM pg_extension")]
-        return names
-
-    def _liken(self, session: Session, here: dict[str, Any]) -> None:
-        """Give the new database what the old one has around its content: settings, rights, and the limit of clients."""
-        new = identifier(self.new)
-        statements = [f"ALTER DATABASE {new} CONNECTION LIMIT {int(here['limit'])}"]
-        if here["own_acl"]:
-            statements.append(f"REVOKE ALL ON DATABASE {new} FROM PUBLIC, {identifier(self.owner)}")
-        for privilege, role, grantable in here["grants"] or []:
-            to = identifier(role) if role else "PUBLIC"
-            option = " WITH GRANT OPTION" if grantable else ""
-            statements.append(f"GRANT {privilege} ON DATABASE {new} TO {to}{option}")
-        for role, settings in here["settings"] or []:
-            whose = f"ALTER ROLE {identifier(role)} IN DATABASE {new}" if role else f"ALTER DATABASE {new}"
-            statements += [f"{whose} SET {setting(item)}" for item in settings]
-        session.ask(f"BEGIN; {'; '.join(statements)}; COMMIT")
-
-    def _load(self, file: IO[bytes], contents: str) -> None:
-        """Load a dump as the owner, who has nothing to fall back to."""
-        file.seek(0)
-        with tempfile.TemporaryFile() as err, _listing(COMMENTS.sub("", contents)) as listed:
-            process = self.server.run(
-                [
-                    *("pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", f"--use-list={_path(listed)}"),
-                    *("--dbname", self.new),
-                ],
-                role=self.owner,
-                stdin=file,
-                stdout=subprocess.DEVNULL,
-                stderr=err,
-                inherited=[listed],
-            )
-            try:
-                if process.wait() != 0:
-                    raise Failed(f"PostgreSQL refuses the backup, as {self.owner}: {_words(err)}")
-            finally:
-                end(process)
-
-    def _grant(self, file: IO[bytes], contents: str, loaded: Session) -> None:
-        """Give others the rights that they had, as the owner: also those that one of them has passed on to another."""
-        entries = RIGHTS.findall(contents)
-        if not entries:
-            return
-        with _listing("\n".join([*entries, ""])) as listed:
-            script = self._look(file, "--file=-", f"--use-list={_path(listed)}", inherited=[listed])
-        refused = []
-        if grants := GRANTS.findall(script):
-            refused = [str(json.loads(line)) for line in loaded.ask(TRY.format(", ".join(map(literal, grants))))]
-        if refused:
-            self.say(f"{len(refused)} rights are not restored: {_printable('; '.join(refused)[:500])}")
-
-    def _exchange(self, session: Session, noted: dict[str, Any]) -> None:
-        """Exchange the names in one transaction, with no client in between."""
-        with ExitStack() as stack:
-            old = None
-            if noted["had"] and noted["allowed"]:
-                # An old database that cannot be looked into is kept.
-                with suppress(Failed):
-                    old = stack.enter_context(closing(self.server.session(self.name, self.owner)))
-            if noted["had"]:
-                # First of all, or a client's pool would be back before the rename.
-                session.ask(f"ALTER DATABASE {identifier(self.name)} ALLOW_CONNECTIONS false")
-            own = old.ask("SELECT pg_backend_pid()") if old else []
-            self._end_sessions(session, [self.name, self.new], own)
-            noted["empty"] = old is not None and old.ask(OBJECTS) == ["0"]
-        self.journal.note(noted)
-        self._end_sessions(session, [self.name, self.new])
-        self._rename(session, [(self.name, noted["old"])] if noted["had"] else [], [(self.new, self.name)], noted)
-
-    def _rename(
+    def rename(
         self, session: Session, first: list[tuple[str, str]], then: list[tuple[str, str]], noted: dict[str, Any]
     ) -> None:
         renames = [f"ALTER DATABASE {identifier(old)} RENAME TO {identifier(new)}" for old, new in (*first, *then)]
@@ -738,7 +581,7 @@ class Postgresql:
             renames += [f"ALTER DATABASE {identifier(new)} ALLOW_CONNECTIONS true" for _, new in (*first, *then)]
         session.ask(f"BEGIN; {'; '.join(renames)}; COMMIT")
 
-    def _end_sessions(self, session: Session, names: list[str], spared: Sequence[str] = ()) -> None:
+    def end_sessions(self, session: Session, names: list[str], spared: Sequence[str] = ()) -> None:
         wanted = ", ".join(map(literal, names))
         # Two statements: in one, the server may end sessions before it asks of which database they are.
         pids = session.ask(
@@ -756,27 +599,27 @@ class Postgresql:
 
     def _exchanged(self, session: Session, noted: dict[str, Any]) -> bool:
         """Tell whether the names were exchanged: the new database's own name is gone, and the old one's came to be."""
-        there = {name: self._described(session, name) is not None for name in (noted["new"], noted["old"], self.name)}
+        there = {name: self.described(session, name) is not None for name in (noted["new"], noted["old"], self.name)}
         return not there[noted["new"]] and (there[noted["old"]] if noted["had"] else there[self.name])
 
-    def _undo(self, noted: dict[str, Any]) -> str:
+    def undo(self, noted: dict[str, Any]) -> str:
         """Put the old database back."""
         self.service.stop()
         with closing(self.server.session(MAINTENANCE)) as session:
             if self._exchanged(session, noted):
                 session.ask(f"ALTER DATABASE {identifier(self.name)} ALLOW_CONNECTIONS false")
-                self._end_sessions(session, [self.name, noted["old"]])
+                self.end_sessions(session, [self.name, noted["old"]])
                 back = [(noted["old"], self.name)] if noted["had"] else []
-                self._rename(session, [(self.name, noted["new"])], back, noted)
+                self.rename(session, [(self.name, noted["new"])], back, noted)
             elif noted["had"] and noted["allowed"]:
                 session.ask(f"ALTER DATABASE {identifier(self.name)} ALLOW_CONNECTIONS true")
             session.ask(f"DROP DATABASE IF EXISTS {identifier(noted['new'])} WITH (FORCE)")
         if noted["active"]:
-            self.service.start(float(self.source.options.get("start_timeout", 120)))
+            self.service.start(self.source.start_timeout)
         self.journal.forget()
         return f"The database from before is in place, as of the restore of {noted['backup'][:8]} that did not end."
 
-    def _tidy(self, noted: dict[str, Any]) -> str:
+    def tidy(self, noted: dict[str, Any]) -> str:
         """Drop the old database if nothing was in it; return its name if it is kept."""
         kept = str(noted["old"]) if noted["had"] else ""
         # The restore is done: what cannot be dropped is kept.
@@ -796,12 +639,197 @@ class Postgresql:
         with closing(self.server.session(MAINTENANCE)) as session:
             exchanged = self._exchanged(session, noted)
         if not exchanged:
-            return self._undo(noted)
+            return self.undo(noted)
         # It was compared before, and whoever uses the database may have written to it since.
         if noted["active"]:
-            self.service.start(float(self.source.options.get("start_timeout", 120)))
-        kept = self._tidy(noted)
+            self.service.start(self.source.start_timeout)
+        kept = self.tidy(noted)
         return (
             f"The restore of {noted['backup'][:8]} was cut off after its data were compared and in place; it is finished"
             + (f", the database from before is {kept}." if kept else ".")
+        )
+
+
+class Replacement(restore.Replacement):
+    """A backup on its way into the place of a database, by a database of its own."""
+
+    def __init__(self, of: Postgresql, restic: Restic, backup: str, manifest: dict[str, Any]) -> None:
+        super().__init__(of.say)
+        self.of = of
+        self.restic = restic
+        self.backup = backup
+        self.manifest = manifest
+        # What the journal has; nothing until something is changed.
+        self.noted: dict[str, Any] = {}
+
+    def phases(self) -> Iterable[restore.Phase]:
+        """Return what is done."""
+        return [
+            ("fetch", self.fetch),
+            ("load", self.load),
+            ("compare", self.compare),
+            ("exchange", self.exchange),
+        ]
+
+    def fetch(self) -> None:
+        """Bring the dump here, under no name."""
+        of = self.of
+        self.file = self.held.enter_context(tempfile.TemporaryFile(dir=spool.folder(of.source)))
+        self.session = self.held.enter_context(closing(of.server.session(MAINTENANCE)))
+        self.say(f"Fetching {int(self.manifest['bytes']) >> 20} MiB")
+        restore.receive(self.restic, self.manifest, of.suffix, self.file, self.say)
+        self.contents = of.look(self.file)
+
+    def load(self) -> None:
+        """Load it into a database of its own."""
+        of = self.of
+        self.here = of.described(self.session)
+        if of.described(self.session, of.new):
+            raise Failed(
+                f"{of.server.where}: there is a database {of.new}, which no restore has left; rename it, or drop it"
+            )
+        self.noted = {
+            "backup": self.backup,
+            "new": of.new,
+            "old": of.derived(f"_before_restore_{journal.stamp()}"),
+            "had": self.here is not None,
+            "allowed": self.here is None or self.here["allowed"],
+            "active": of.service.active(),
+        }
+        of.journal.note(self.noted)
+        self.say(f"Loading it into {of.new}; {of.name} goes on serving")
+        self._create(self.session, self.here)
+        self._fill(self.file, self.contents)
+
+    def compare(self) -> None:
+        """Compare what was loaded with the manifest, and give others their rights in it."""
+        of = self.of
+        with closing(of.server.session(of.new, of.owner)) as loaded:
+            self.say("Comparing")
+            loaded.ask("BEGIN")
+            # Older backups were made by whoever nothing is hidden from.
+            loaded.each(
+                "SELECT format('ALTER TABLE ONLY %I.%I NO FORCE ROW LEVEL SECURITY', n.nspname, c.relname) "
+                f"{TABLES} AND c.relforcerowsecurity"
+            )
+            summary = loaded.summarize(str(self.manifest.get("row_text", "cast")))
+            loaded.ask("ROLLBACK")
+            self.report = restore.same(self.manifest, summary.rows, summary.digest, "rows")
+            self._grant(self.file, self.contents, loaded)
+            # The first queries are to be planned well, too.
+            loaded.ask("ANALYZE")
+
+    def exchange(self) -> None:
+        """Exchange the names of the two databases, with no client in between."""
+        of = self.of
+        self.say(f"Putting it in the place of {of.name}")
+        if self.here:
+            self._liken(self.session, self.here)
+        of.service.stop()
+        self._exchange_names(self.session, self.noted)
+        if self.noted["active"]:
+            of.service.start(of.source.start_timeout)
+
+    def undo(self) -> str:
+        """Put the old database back."""
+        return self.of.undo(self.noted) if self.noted else ""
+
+    def end(self) -> str:
+        """Return the name of the old database."""
+        return self.of.tidy(self.noted)
+
+    def _create(self, session: Session, here: dict[str, Any] | None) -> None:
+        new = identifier(self.of.new)
+        like = here or {"collate": "C.UTF-8", "ctype": "C.UTF-8", "provider": "c"}
+        icu = f" LOCALE_PROVIDER icu ICU_LOCALE {literal(like['icu'])}" if like["provider"] == "i" else ""
+        session.ask(
+            f"CREATE DATABASE {new} CONNECTION LIMIT 0 TEMPLATE template0 ENCODING 'UTF8' "
+            f"LC_COLLATE {literal(like['collate'])} LC_CTYPE {literal(like['ctype'])}{icu}"
+        )
+        names = self._extensions(here)
+        if wanted := session.ask(UNTRUSTED.format(", ".join(map(literal, names)))) if names else []:
+            # Scripts of the server's own, in a database that is empty and that nobody else may enter yet.
+            with closing(self.of.server.session(self.of.new)) as empty:
+                for name, schema in map(json.loads, wanted):
+                    empty.ask(f"CREATE EXTENSION {identifier(name)}{'' if schema else ' SCHEMA public'}")
+        session.ask(
+            f"ALTER DATABASE {new} OWNER TO {identifier(self.of.owner)}; ALTER DATABASE {new} CONNECTION LIMIT -1"
+        )
+
+    def _extensions(self, here: dict[str, Any] | None) -> list[str]:
+        """Return the extensions that were declared, and those of the database that is there: a dump's are not taken."""
+        names = [str(name) for name in self.of.options.get("extensions", [])]
+        if here and here["allowed"]:
+            # A database that the owner cannot enter has none that its backup would need.
+            with suppress(Failed), closing(self.of.server.session(self.of.name, self.of.owner)) as session:
+                names += [str(json.loads(line)) for line in session.ask("SELECT to_json(extname) FROM pg_extension")]
+        return names
+
+    def _liken(self, session: Session, here: dict[str, Any]) -> None:
+        """Give the new database what the old one has around its content: settings, rights, and the limit of clients."""
+        new = identifier(self.of.new)
+        statements = [f"ALTER DATABASE {new} CONNECTION LIMIT {int(here['limit'])}"]
+        if here["own_acl"]:
+            statements.append(f"REVOKE ALL ON DATABASE {new} FROM PUBLIC, {identifier(self.of.owner)}")
+        for privilege, role, grantable in here["grants"] or []:
+            to = identifier(role) if role else "PUBLIC"
+            option = " WITH GRANT OPTION" if grantable else ""
+            statements.append(f"GRANT {privilege} ON DATABASE {new} TO {to}{option}")
+        for role, settings in here["settings"] or []:
+            whose = f"ALTER ROLE {identifier(role)} IN DATABASE {new}" if role else f"ALTER DATABASE {new}"
+            statements += [f"{whose} SET {setting(item)}" for item in settings]
+        session.ask(f"BEGIN; {'; '.join(statements)}; COMMIT")
+
+    def _fill(self, file: IO[bytes], contents: str) -> None:
+        """Load a dump as the owner, who has nothing to fall back to."""
+        file.seek(0)
+        with tempfile.TemporaryFile() as err, _listing(COMMENTS.sub("", contents)) as listed:
+            process = self.of.server.run(
+                [
+                    *("pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", f"--use-list={_path(listed)}"),
+                    *("--dbname", self.of.new),
+                ],
+                role=self.of.owner,
+                stdin=file,
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+                inherited=[listed],
+            )
+            try:
+                if process.wait() != 0:
+                    raise Failed(f"PostgreSQL refuses the backup, as {self.of.owner}: {_words(err)}")
+            finally:
+                end(process)
+
+    def _grant(self, file: IO[bytes], contents: str, loaded: Session) -> None:
+        """Give others the rights that they had, as the owner: also those that one of them has passed on to another."""
+        entries = RIGHTS.findall(contents)
+        if not entries:
+            return
+        with _listing("\n".join([*entries, ""])) as listed:
+            script = self.of.look(file, "--file=-", f"--use-list={_path(listed)}", inherited=[listed])
+        refused = []
+        if grants := GRANTS.findall(script):
+            refused = [str(json.loads(line)) for line in loaded.ask(TRY.format(", ".join(map(literal, grants))))]
+        if refused:
+            self.say(f"{len(refused)} rights are not restored: {_printable('; '.join(refused)[:500])}")
+
+    def _exchange_names(self, session: Session, noted: dict[str, Any]) -> None:
+        """Exchange the names in one transaction, with no client in between."""
+        with ExitStack() as stack:
+            old = None
+            if noted["had"] and noted["allowed"]:
+                # An old database that cannot be looked into is kept.
+                with suppress(Failed):
+                    old = stack.enter_context(closing(self.of.server.session(self.of.name, self.of.owner)))
+            if noted["had"]:
+                # First of all, or a client's pool would be back before the rename.
+                session.ask(f"ALTER DATABASE {identifier(self.of.name)} ALLOW_CONNECTIONS false")
+            own = old.ask("SELECT pg_backend_pid()") if old else []
+            self.of.end_sessions(session, [self.of.name, self.of.new], own)
+            noted["empty"] = old is not None and old.ask(OBJECTS) == ["0"]
+        self.of.journal.note(noted)
+        self.of.end_sessions(session, [self.of.name, self.of.new])
+        self.of.rename(
+            session, [(self.of.name, noted["old"])] if noted["had"] else [], [(self.of.new, self.of.name)], noted
         )

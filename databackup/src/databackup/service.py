@@ -7,7 +7,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from databackup import peer, programs
 from databackup.errors import Failed
@@ -17,6 +17,14 @@ RUNTIME = Path("/run/systemd/system")
 
 def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
     return programs.run(["systemctl", *words])
+
+
+class Service(Protocol):
+    """What uses the data and is stopped for a restore."""
+
+    def active(self) -> bool: ...
+    def stop(self) -> None: ...
+    def start(self, seconds: float) -> None: ...
 
 
 class Unit:
@@ -128,3 +136,67 @@ class Unit:
         """Return the last lines of its journal."""
         done = programs.run(["journalctl", "--unit", self.name, "--lines", "5", "--no-pager", "--output", "cat"])
         return " / ".join(done.stdout.strip().splitlines()[-5:])
+
+
+class Nothing:
+    """No unit is to be stopped."""
+
+    def active(self) -> bool:
+        """Tell that nothing runs."""
+        return False
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+    def start(self, seconds: float) -> None:
+        """Do nothing."""
+
+
+class Units(Unit):
+    """A unit of systemd, or a target with the instances and sockets that are part of it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, [])
+
+    def _members(self, *properties: str) -> list[str]:
+        if not self.name.endswith(".target"):
+            return []
+        told = _systemctl("show", "--property", ",".join(properties), "--value", self.name).stdout.split()
+        return sorted({unit for unit in told if unit.endswith((".service", ".socket"))})
+
+    def active(self) -> bool:
+        """Tell whether it, or a part of it, runs."""
+        return super().active() or any(Unit(unit, []).active() for unit in self._members("ConsistsOf"))
+
+    def stop(self) -> None:
+        """Stop it with all its parts, and wait until they have ended."""
+        if self.booting:
+            return
+        # In a rebuild the data come before what uses them.
+        if _systemctl("show", "--property", "LoadState", "--value", self.name).stdout.strip() == "not-found":
+            return
+        # A target alone ends at once, before those that are part of it.
+        units = [self.name, *self._members("Wants", "Requires", "ConsistsOf")]
+        done = _systemctl("stop", *units)
+        if done.returncode != 0:
+            raise Failed(f"{self.name} does not stop: {done.stderr.strip()}")
+        _systemctl("reset-failed", *units)
+
+    def start(self, seconds: float) -> None:
+        """Start it, and wait until it and all that it wants are active."""
+        if self.booting:
+            return
+        deadline = time.monotonic() + seconds
+        super().start(seconds)
+        # A target is active whatever became of its parts.
+        for name in self._members("Wants", "Requires"):
+            member = Unit(name, [])
+            while (state := member.state()) != "active":
+                if state in ("failed", "inactive") or time.monotonic() > deadline:
+                    raise Failed(f"{name} does not start ({state}): {member.last_words()}")
+                time.sleep(0.1)
+
+
+def units(name: str) -> Service:
+    """Return the unit with this name; for no name nothing is stopped."""
+    return Units(name) if name else Nothing()

@@ -50,6 +50,11 @@ class Source:
     # A backup that is older than so many seconds is late.
     max_age: int = 3600
 
+    @property
+    def start_timeout(self) -> float:
+        """Seconds in which what uses the data has to come up."""
+        return float(self.options.get("start_timeout", 120))
+
 
 def _load(path: Path, kind: type[Any]) -> Any:
     try:

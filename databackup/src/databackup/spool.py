@@ -14,8 +14,16 @@ from pathlib import Path
 
 from databackup.errors import Failed
 from databackup.restic import Writer
+from databackup.settings import Source
 
 CHUNK = 1 << 20
+
+
+def folder(source: Source) -> Path:
+    """Return where data of a source are kept on their way, and make it."""
+    path = Path(source.state) / "spool"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
 
 
 class Stopped(Exception):
@@ -25,8 +33,7 @@ class Stopped(Exception):
 class Spool:
     """One writer, several readers, of this process or of children that were made before the first byte."""
 
-    def __init__(self, folder: str) -> None:
-        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, folder: Path) -> None:
         self.file = tempfile.TemporaryFile(dir=folder, buffering=0)
         self.size = 0
         self._done = False

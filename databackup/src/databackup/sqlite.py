@@ -13,11 +13,10 @@ done with that user's rights, and what SQLite reads is read by a process of that
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,18 +24,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from databackup import catalog, steps
+from databackup import catalog, journal, restore
 from databackup.errors import Failed
+from databackup.journal import Say
+from databackup.kind import Kind
 from databackup.owner import Child, Owner, Teller
 from databackup.restic import CHUNK, Restic
+from databackup.restore import MARGIN
+from databackup.service import Service
 from databackup.settings import Source
-from databackup.steps import MARGIN, Say, Service
 
-SUFFIX = "sqlite"
 # What SQLite keeps beside a database: writes that are not in it yet, and who has read how far.
 BESIDE = ("-wal", "-shm", "-journal")
 MASK = (1 << 128) - 1
-ASIDE = re.compile(r"before-restore-[0-9]{8}T[0-9]{6}Z")
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,17 @@ def _available_memory() -> int:
     return int(found[1]) << 10 if found else 1 << 62
 
 
-class Sqlite:
+class Sqlite(Kind):
     """One database, and what uses it."""
 
+    suffix = "sqlite"
+
     def __init__(self, source: Source, say: Say, service: Service) -> None:
-        self.source = source
-        self.say = say
+        super().__init__(source, say)
         self.service = service
         self.database = Path(source.options["database"])
         self.owner = Owner(str(source.options["user"]))
         self.new = self.database.with_name(f"{self.database.name}.restore-new")
-        self.journal = steps.Journal(Path(source.state) / f".{source.name}.restore.json", source.name)
 
     def backup(self, restic: Restic) -> dict[str, Any]:
         """Write a backup and return its manifest, with `id`; raises Failed, and then there is no new one."""
@@ -117,7 +117,7 @@ class Sqlite:
         with self.owner.child(self._give) as child:
             summary = _summary(child)
             # Only a whole copy is handed over; until the end of it restic makes no snapshot.
-            writer = catalog.open_data(restic, self.source, SUFFIX, when)
+            writer = catalog.open_data(restic, self.source, self.suffix, when)
             try:
                 for data in child.data():
                     writer.write(data)
@@ -126,12 +126,7 @@ class Sqlite:
                 written = writer.commit()
             finally:
                 writer.abort()
-        manifest = {
-            "kind": self.source.kind,
-            "source": self.source.name,
-            "environment": self.source.environment,
-            "host": self.source.host,
-            "time": when.isoformat(),
+        facts = {
             "items": summary.rows,
             "digest": summary.digest,
             "bytes": size,
@@ -140,7 +135,7 @@ class Sqlite:
             "about": {"database": str(self.database)},
             "data": written,
         }
-        return {**manifest, "id": catalog.write_manifest(restic, self.source, manifest, when)}
+        return catalog.complete(restic, self.source, facts, when)
 
     def _give(self, teller: Teller) -> None:
         """Tell what the database holds, and send a copy of it."""
@@ -182,22 +177,21 @@ class Sqlite:
 
     # --- Restore ---
 
-    def check(self, manifest: dict[str, Any], environment: str) -> None:
-        """Raise Failed if the backup does not fit this host."""
-        steps.fits(self.source, manifest, environment)
+    def accept(self, manifest: dict[str, Any]) -> None:
+        """Raise Failed for a backup of a newer SQLite, or one for which there is no room."""
         if int(str(manifest["sqlite_version"]).split(".")[0]) > sqlite3.sqlite_version_info[0]:
             raise Failed(
                 f"the backup was made by SQLite {manifest['sqlite_version']}, and {sqlite3.sqlite_version} is here, which "
                 "cannot read it; expected the same version or a newer one"
             )
-        self._no_link()
+        self.no_link()
         if not self.database.parent.is_dir():
             raise Failed(
                 f"{self.database.parent}: there is no such folder; the role of the application makes it, run it first"
             )
-        steps.room(self.database.parent, int(manifest["bytes"]) + MARGIN, "the backup beside what is there")
+        restore.room(self.database.parent, int(manifest["bytes"]) + MARGIN, "the backup beside what is there")
 
-    def _no_link(self) -> None:
+    def no_link(self) -> None:
         with self.owner.acting():
             linked = self.database.is_symlink()
         if linked:
@@ -217,96 +211,13 @@ class Sqlite:
             "if anything is wrong, put back what was there",
         ]
 
-    def restore(
-        self, restic: Restic, backup: str, manifest: dict[str, Any], environment: str, full: bool
-    ) -> dict[str, Any]:
-        """Restore a backup and return what was done; raises Failed after the old database is back in place."""
-        if undone := self.recover():
-            self.say(undone)
-        self.check(manifest, environment)
-        clock = steps.Clock()
-        try:
-            with clock.phase("fetch"):
-                self.say(f"Fetching {int(manifest['bytes']) >> 20} MiB; the application goes on")
-                self._fetch(restic, manifest)
-            with clock.phase("compare"):
-                compared = self._compare(manifest)
-            with clock.phase("exchange"):
-                self.say("Stopping the application and putting the backup in place")
-                aside, active = self._exchange(backup)
-            with clock.phase("start"):
-                if active:
-                    self.say("Starting the application")
-                    self.service.start(float(self.source.options.get("start_timeout", 120)))
-                    if not self.service.active():
-                        raise Failed(f"{self.source.options['unit']} does not stay active after the restore")
-                self.journal.forget()
-        except BaseException as error:
-            raise steps.put_back(error, self.recover, self.say, sqlite3.Error) from error
-        kept = str(aside)
-        with suppress(OSError), self.owner.acting():
-            # Nothing was there before.
-            aside.rmdir()
-            kept = ""
-        return {**compared, "kept": kept, "seconds": clock.seconds}
-
-    def _fetch(self, restic: Restic, manifest: dict[str, Any]) -> None:
-        self._no_link()
-        self.owner.remove(self.new)
-        with self.owner.new_file(self.new) as file:
-            steps.receive(restic, manifest, SUFFIX, file, self.say)
-            with self.owner.acting():
-                mode = self.database.stat().st_mode & 0o777 if self.database.exists() else 0o640
-            os.fchmod(file.fileno(), mode)
-
-    def _compare(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        with self.owner.child(self._look) as child:
-            summary = _summary(child)
-        return steps.same(manifest, summary.rows, summary.digest, "rows")
-
-    def _look(self, teller: Teller) -> None:
-        """Tell what the fetched database holds."""
-        if not self.new.is_file():
-            raise Failed(f"{self.new}: found something else than the file that was fetched; what has put it there?")
-        try:
-            # Nothing is made beside it.
-            with closing(_open(self.new, "mode=ro&immutable=1")) as fetched:
-                _check(fetched)
-                summary = summarize(fetched)
-        except sqlite3.Error as error:
-            raise Failed(f"SQLite {sqlite3.sqlite_version} cannot read the backup: {error}") from None
-        teller.tell([summary.rows, summary.digest])
-
-    def _exchange(self, backup: str) -> tuple[Path, bool]:
-        aside = self.database.with_name(f"before-restore-{steps.stamp()}")
-        with self.owner.acting():
-            if os.path.lexists(aside):
-                raise Failed(f"{aside}: it is there already; was another restore made this second? Try again")
-            had = self.database.exists()
-        active = self.service.active()
-        self.journal.note({"backup": backup, "aside": aside.name, "had": had, "active": active})
-        # A part of it may run though it does not.
-        self.service.stop()
-        if found := steps.holders(self.database):
-            raise Failed(
-                f"{self.database}: processes {', '.join(map(str, found))} have it open, though the application was stopped; "
-                "end them first, or their writes would be lost"
-            )
-        with self.owner.acting():
-            aside.mkdir(mode=0o700)
-            # The database first: where it is missing, what lies beside it is still its own.
-            for suffix in ("", *BESIDE):
-                item = self.database.with_name(self.database.name + suffix)
-                if os.path.lexists(item):
-                    item.rename(aside / item.name)
-            self.new.rename(self.database)
-            steps.keep_names(aside)
-            steps.keep_names(self.database.parent)
-        return aside, active
+    def replacement(self, restic: Restic, backup: str, manifest: dict[str, Any], *, full: bool) -> restore.Replacement:
+        """Return what puts a backup into the place of the database."""
+        return Replacement(self, restic, backup, manifest)
 
     def recover(self) -> str:
         """Put the old database back if a restore was cut off; return what was done, or nothing."""
-        with steps.in_words():
+        with journal.in_words():
             noted = self.journal.read()
             if noted is None and (noted := self._former()) is not None:
                 # From here on like one of this version: if this is cut off, too, it goes on from there.
@@ -318,21 +229,16 @@ class Sqlite:
                 return ""
             return self._put_back(noted)
 
-    @property
-    def planted(self) -> list[str]:
-        """What is said of a journal in the folder of the database that is not this program's."""
-        found: list[str] = []
-        steps.of_root(self._former_path, found.append)
-        return found
-
-    @property
-    def links(self) -> list[str]:
-        """What is said of a link in the place of the database."""
+    def inspect(self) -> dict[str, list[str]]:
+        """Return journals in the folder of the database that are not this program's, and a link in its place."""
+        planted: list[str] = []
+        journal.of_root(self._former_path, planted.append)
+        links = []
         try:
-            self._no_link()
+            self.no_link()
         except Failed as failure:
-            return [str(failure)]
-        return []
+            links.append(str(failure))
+        return {"journals": planted, "names": links}
 
     @property
     def _former_path(self) -> Path:
@@ -340,25 +246,8 @@ class Sqlite:
         return self.database.with_name(f".{self.database.name}.restore.json")
 
     def _former(self) -> dict[str, Any] | None:
-        """Return what the journal of an earlier version says, if there is one; raises Failed for one that none has written."""
-        text = steps.of_root(self._former_path, self.say)
-        if text is None:
-            return None
-        with suppress(ValueError, TypeError):
-            noted: dict[str, Any] = json.loads(text)
-            if (
-                set(noted) == {"backup", "aside", "had", "active"}
-                and ASIDE.fullmatch(noted["aside"])
-                and re.fullmatch("[0-9a-f]{8,64}", noted["backup"])
-                and isinstance(noted["had"], bool)
-                and isinstance(noted["active"], bool)
-            ):
-                return noted
-        raise Failed(
-            f"{self._former_path}: found {text[:60]!r}; expected the journal of a restore that an earlier version began. The "
-            f"database from before is in the folder before-restore-… in {self.database.parent}: put it in place by hand, and "
-            "remove this file"
-        )
+        advice = f"The database from before is in the folder before-restore-… in {self.database.parent}: put it in place by hand"
+        return journal.former(self._former_path, self.say, lambda had: isinstance(had, bool), advice)
 
     def _put_back(self, noted: dict[str, Any]) -> str:
         self.service.stop()
@@ -379,11 +268,130 @@ class Sqlite:
                     aside.rmdir()
         self.owner.remove(self.new)
         with self.owner.acting():
-            steps.keep_names(self.database.parent)
+            journal.keep_names(self.database.parent)
         if noted["active"]:
-            self.service.start(float(self.source.options.get("start_timeout", 120)))
+            self.service.start(self.source.start_timeout)
         self.journal.forget()
         return f"The data from before are back, as of the restore of {noted['backup'][:8]} that did not end."
+
+
+class Replacement(restore.Replacement):
+    """A backup on its way into the place of a database."""
+
+    expected = (sqlite3.Error,)
+
+    def __init__(self, of: Sqlite, restic: Restic, backup: str, manifest: dict[str, Any]) -> None:
+        super().__init__(of.say)
+        self.of = of
+        self.restic = restic
+        self.backup = backup
+        self.manifest = manifest
+        self.active = False
+
+    def phases(self) -> Iterable[restore.Phase]:
+        """Return what is done."""
+        return [
+            ("fetch", self.fetch),
+            ("compare", self.compare),
+            ("exchange", self.exchange),
+            ("start", self.start),
+        ]
+
+    def fetch(self) -> None:
+        """Bring the backup here, beside the database."""
+        of = self.of
+        self.say(f"Fetching {int(self.manifest['bytes']) >> 20} MiB; the application goes on")
+        of.no_link()
+        of.owner.remove(of.new)
+        with of.owner.new_file(of.new) as file:
+            restore.receive(self.restic, self.manifest, of.suffix, file, self.say)
+            with of.owner.acting():
+                mode = of.database.stat().st_mode & 0o777 if of.database.exists() else 0o640
+            os.fchmod(file.fileno(), mode)
+
+    def compare(self) -> None:
+        """Read the fetched database with its owner's rights."""
+        with self.of.owner.child(self._look) as child:
+            summary = _summary(child)
+        self.report = restore.same(self.manifest, summary.rows, summary.digest, "rows")
+
+    def _look(self, teller: Teller) -> None:
+        """Tell what the fetched database holds."""
+        new = self.of.new
+        if not new.is_file():
+            raise Failed(f"{new}: found something else than the file that was fetched; what has put it there?")
+        try:
+            # Nothing is made beside it.
+            with closing(_open(new, "mode=ro&immutable=1")) as fetched:
+                _check(fetched)
+                summary = summarize(fetched)
+        except sqlite3.Error as error:
+            raise Failed(f"SQLite {sqlite3.sqlite_version} cannot read the backup: {error}") from None
+        teller.tell([summary.rows, summary.digest])
+
+    def exchange(self) -> None:
+        """Stop what uses the database, move that aside, and put the new one in its place."""
+        of, database = self.of, self.of.database
+        self.say("Stopping the application and putting the backup in place")
+        self.aside = database.with_name(f"before-restore-{journal.stamp()}")
+        with of.owner.acting():
+            if os.path.lexists(self.aside):
+                raise Failed(f"{self.aside}: it is there already; was another restore made this second? Try again")
+            had = database.exists()
+        self.active = of.service.active()
+        of.journal.note({"backup": self.backup, "aside": self.aside.name, "had": had, "active": self.active})
+        # A part of it may run though it does not.
+        of.service.stop()
+        if found := holders(database):
+            raise Failed(
+                f"{database}: processes {', '.join(map(str, found))} have it open, though the application was stopped; "
+                "end them first, or their writes would be lost"
+            )
+        with of.owner.acting():
+            self.aside.mkdir(mode=0o700)
+            # The database first: where it is missing, what lies beside it is still its own.
+            for suffix in ("", *BESIDE):
+                item = database.with_name(database.name + suffix)
+                if os.path.lexists(item):
+                    item.rename(self.aside / item.name)
+            of.new.rename(database)
+            journal.keep_names(self.aside)
+            journal.keep_names(database.parent)
+
+    def start(self) -> None:
+        """Start what was stopped."""
+        of = self.of
+        if self.active:
+            self.say("Starting the application")
+            of.service.start(of.source.start_timeout)
+            if not of.service.active():
+                raise Failed(f"{of.options['unit']} does not stay active after the restore")
+        of.journal.forget()
+
+    def undo(self) -> str:
+        """Put the old database back."""
+        return self.of.recover()
+
+    def end(self) -> str:
+        """Return where the old database is."""
+        return restore.left(self.aside, self.of.owner)
+
+
+def holders(path: Path) -> list[int]:
+    """Return the processes that have a file open, this one apart."""
+    found = set()
+    try:
+        wanted = path.stat()
+    except FileNotFoundError:
+        return []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        # A process may end while it is looked at.
+        with suppress(OSError):
+            for item in folder.iterdir():
+                with suppress(OSError):
+                    if os.path.samestat(item.stat(), wanted):
+                        found.add(int(folder.parent.name))
+    return sorted(found - {os.getpid()})
 
 
 def _summary(child: Child) -> Summary:

@@ -30,14 +30,15 @@ from pathlib import Path
 from pwd import getpwnam
 from typing import Any, Protocol
 
-from databackup import programs, steps
+from databackup import journal, programs, restore, service
 from databackup.errors import Failed
+from databackup.journal import Say
 from databackup.owner import Owner, plain
 from databackup.redis import rdb
 from databackup.redis.replication import Snapshot
 from databackup.redis.resp import Client, ErrorReply, ProtocolError
-from databackup.redis.restore import SLACK, Say, Service, Target
-from databackup.redis.server import Configuration, connect, info
+from databackup.redis.restore import SLACK, Service, Target
+from databackup.redis.server import Configuration, connect, count, info
 from databackup.service import Unit
 from databackup.settings import Source
 
@@ -54,12 +55,9 @@ RENAME_EXCHANGE = 2
 AT_FDCWD = -100
 
 
-class Old(Protocol):
+class Old(service.Service, Protocol):
     """What runs the old server."""
 
-    def active(self) -> bool: ...
-    def stop(self) -> None: ...
-    def start(self, seconds: float) -> None: ...
     def disable(self) -> None: ...
     def enable(self) -> None: ...
 
@@ -225,7 +223,7 @@ class Adoption:
             configuration=Configuration(staged[plan.options["config_file"]]),
             owner=owner_of(Path(options["data"])),
         )
-        self.target.journal = steps.Journal(self.journal, plan.name)
+        self.target.journal = journal.Journal(self.journal, plan.name)
         self.data = self.target.data
         self.seconds: dict[str, float] = {}
 
@@ -314,10 +312,7 @@ class Adoption:
                 raise Failed("the old server is still loading its data; run this again when it is done")
             if told.get("role") != "master":
                 raise Failed(f"the old server is a replica of {told.get('master_host')}; expected a primary")
-            keyspace = info(client, "keyspace")
-            keys = sum(
-                int(text.split(",")[0].removeprefix("keys=")) for name, text in keyspace.items() if name[:2] == "db"
-            )
+            keys = count(info(client, "keyspace"))
         with self.ask() as client:
             path, size, _ = self.target.receive(Snapshot(client).chunks(), "the old server")
         self.say(f"{size >> 10} KiB are here, {keys} keys by the old server's own count")
@@ -363,7 +358,7 @@ class Adoption:
 
     def begin(self) -> Path:
         """Write the journal; return the folder where the old things will be."""
-        aside = self.data / f"before-adoption-{steps.stamp()}"
+        aside = self.data / f"before-adoption-{journal.stamp()}"
         while aside.exists():
             aside = aside.with_name(f"{aside.name}-again")
         drop_ins = [str(path) for path in self._foreign_drop_ins()]
@@ -465,7 +460,7 @@ class Adoption:
             self.old.enable()
         self._give_back(noted)
         if noted["active"] and not self.old.active():
-            self.old.start(float(self.plan.options.get("start_timeout", 120)))
+            self.old.start(self.target.source.start_timeout)
             self._wait_for_old()
         shutil.rmtree(aside / "files", ignore_errors=True)
         (aside / ALL).unlink(missing_ok=True)
@@ -555,7 +550,7 @@ class Adoption:
         return bool(self.plan.old.get("unit") == self.plan.options["unit"])
 
     def _wait_for_old(self) -> None:
-        deadline = time.monotonic() + float(self.plan.options.get("start_timeout", 120))
+        deadline = time.monotonic() + self.target.source.start_timeout
         while True:
             with suppress(Failed, ErrorReply, OSError, ProtocolError), self.ask() as client:
                 if info(client, "persistence").get("loading", "0") == "0":
@@ -577,7 +572,9 @@ class Adoption:
                 f"the old server has {used >> 20} MiB in memory, and the new one's maxmemory is {limit >> 20} MiB: keys "
                 "would be thrown away. Expected that they fit: raise redis_maxmemory"
             )
-        steps.room(self.data, int(self.plan.old.get("used_memory") or 0) + steps.MARGIN, "a second copy of the data")
+        restore.room(
+            self.data, int(self.plan.old.get("used_memory") or 0) + restore.MARGIN, "a second copy of the data"
+        )
         began = time.monotonic()
         before = self._set(repl_diskless_sync_delay="0")
         try:
@@ -609,7 +606,7 @@ class Adoption:
         began = time.monotonic()
         report: dict[str, Any] = {"mode": self.plan.mode, "old": {"keys": keys}}
         if self.plan.mode == KEEP:
-            apart, file, _ = self.target.load(path)
+            apart, file = self.target.load(path)
             self._clock("load", began)
             began = time.monotonic()
             self._counted(file, keys)

@@ -5,28 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from databackup import catalog, programs
 from databackup.errors import Failed
+from databackup.journal import Say
 from databackup.owner import Owner
 from databackup.redis.digest import Digester
 from databackup.redis.proof import Proof
 from databackup.redis.replication import Snapshot
 from databackup.redis.resp import ErrorReply, ProtocolError
+from databackup.redis.restore import SUFFIX
 from databackup.redis.server import connect, credentials, info
 from databackup.restic import Restic
+from databackup.restore import MARGIN, STEP, room
 from databackup.settings import Source
-from databackup.spool import Spool, Upload
-
-Say = Callable[[str], None]
-# Between two words on a long transfer, and what may be left on the spool's disk: bytes.
-STEP = 256 << 20
-MARGIN = 64 << 20
+from databackup.spool import Spool, Upload, folder
 
 
 def left_to_replica(told: dict[str, str], peers: list[str]) -> str:
@@ -56,13 +51,7 @@ def backup(source: Source, restic: Restic, say: Say, owner: Owner, prove: Proof)
             raise Failed("Redis is still loading its data; what it has is not all. The next run tries again")
         if told.get("role") == "slave" and told.get("master_link_status") != "up":
             raise Failed("this replica has lost its primary, its data may be old; the next run tries again")
-        spool_folder = f"{source.state}/spool"
-        Path(spool_folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-        free, needed = shutil.disk_usage(spool_folder).free, int(told.get("used_memory", 0)) + MARGIN
-        if free < needed:
-            raise Failed(
-                f"{spool_folder}: found {free >> 20} MiB free; expected room for a snapshot, {needed >> 20} MiB"
-            )
+        room(folder(source), int(told.get("used_memory", 0)) + MARGIN, "a snapshot")
         when = datetime.now(UTC).replace(microsecond=0)
         try:
             snapshot = Snapshot(client)
@@ -71,19 +60,14 @@ def backup(source: Source, restic: Restic, say: Say, owner: Owner, prove: Proof)
             raise Failed(f"the snapshot was cut off: {error}") from None
         except ErrorReply as error:
             raise Failed(f"Redis gives no snapshot: {error}") from None
-    manifest = {
-        "kind": "redis",
-        "source": source.name,
-        "environment": source.environment,
-        "host": source.host,
-        "time": when.isoformat(),
+    facts = {
         "role": told.get("role"),
         "replication_id": snapshot.replication_id,
         "replication_offset": snapshot.offset,
         **result,
         "files": _files(options.get("files", []), owner, say),
     }
-    return {**manifest, "id": catalog.write_manifest(restic, source, manifest, when)}
+    return catalog.complete(restic, source, facts, when)
 
 
 def _files(paths: list[str], owner: Owner, say: Say) -> dict[str, str]:
@@ -103,10 +87,10 @@ def _transfer(
     source: Source, restic: Restic, snapshot: Snapshot, when: datetime, say: Say, owner: Owner
 ) -> dict[str, Any]:
     """Take the snapshot, check it, and write it; return what the manifest says of the data."""
-    spool = Spool(f"{source.state}/spool")
+    spool = Spool(folder(source))
     digester = Digester(spool.file.fileno())
     try:
-        upload = Upload(spool, catalog.open_data(restic, source, "rdb", when))
+        upload = Upload(spool, catalog.open_data(restic, source, SUFFIX, when))
         try:
             hashed = hashlib.sha256()
             said = 0

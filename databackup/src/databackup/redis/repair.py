@@ -7,20 +7,16 @@ that lost its data cannot empty it. All files are copied and linked with the rig
 from __future__ import annotations
 
 import os
-import shutil
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from databackup import programs
+from databackup import programs, restore
 from databackup.errors import Failed
-from databackup.redis import digest, plan, rdb, scan
+from databackup.redis import digest, plan, scan
 from databackup.redis.diagnose import Diagnosis, Examination
 from databackup.redis.replica import Replica
-from databackup.redis.replication import Snapshot
-from databackup.redis.restore import MARGIN, REPAIR, Apart, Seconds, Target, proven, replace
-from databackup.redis.server import connect, credentials
+from databackup.redis.restore import REPAIR, Replacement, Target
+from databackup.restore import MARGIN, Phase
 
 
 class Repair:
@@ -30,7 +26,6 @@ class Repair:
         self.target = target
         self.say = target.say
         self.service = target.service
-        self.owner = target.owner
         self.files = Examination(target)
 
     def diagnose(self) -> Diagnosis:
@@ -51,72 +46,86 @@ class Repair:
             self.service.stop()
 
     def from_replica(self, address: str) -> dict[str, Any]:
-        """Put a snapshot of a replica in place, or leave everything as it was.
-
-        The replica is asked for its data as for a backup, and for nothing else. This server is never made its primary:
-        a replica would throw its data away for those of its primary, which has none.
-        """
-        manifest: dict[str, Any] = {}
-
-        def fetch() -> Path:
-            self.say(f"Fetching a snapshot of {address}")
-            path, size, sha256 = self.target.receive(
-                Replica(address, self.target).snapshot(), f"the snapshot of {address}"
-            )
-            digester = digest.of_file(path, self.owner)
-            try:
-                summary = digester.result()
-            finally:
-                digester.close()
-            if problem := self.files.check_rdb(path):
-                raise Failed(f"redis-check-rdb refuses the snapshot of {address} at byte {problem[0]}: {problem[1]}")
-            if not summary.keys:
-                raise Failed(f"the snapshot of {address} is empty; expected one with the data")
-            manifest.update(items=summary.keys, digest=summary.digest, bytes=size, sha256=sha256)
-            return path
-
-        def load(path: Path, seconds: Seconds) -> tuple[Apart, dict[str, Any]]:
-            return proven(self.target, path, manifest, True, seconds)
-
-        return replace(self.target, REPAIR, "the replica's data", fetch, load)
+        """Put a snapshot of a replica in place, or leave everything as it was."""
+        return FromReplica(self.files, Replica(address, self.target)).run()
 
     def fix(self, found: Diagnosis) -> dict[str, Any]:
         """Cut the append-only file off where the damage begins, in a copy, or leave everything as it was."""
-        target = self.target
+        return Fixed(self.files, found).run()
 
-        def fetch() -> Path:
-            self.say(f"Copying {found.file}, and cutting the copy off at byte {found.whole}")
-            self._copy(found.file)
-            path = target.new / target.log / f"{self.files.name}.manifest"
-            done = self.target.tool("redis-check-aof", "--fix", str(path), answer="y\n")
-            if done.returncode != 0:
-                raise Failed(f"redis-check-aof --fix: {' / '.join(done.stdout.strip().splitlines()[-3:])}")
-            return path
 
-        def load(_path: Path, seconds: Seconds) -> tuple[Apart, dict[str, Any]]:
-            began = time.monotonic()
-            apart = target.start_apart()
-            seconds["load"] = round(time.monotonic() - began, 2)
-            login = credentials(target.options["admin_credentials_file"])
-            with connect(apart, login, prove=target.prove) as client:
-                try:
-                    live = rdb.summarize(Snapshot(client).chunks())
-                except rdb.Damaged as error:
-                    raise Failed(f"what Redis has cannot be read back: {error}") from None
-            return apart, {"found": {"keys": live.keys, "digest": live.digest}, "dropped": found.dropped}
+class FromReplica(Replacement):
+    """The data of a replica.
 
-        return replace(target, REPAIR, "the fixed files", fetch, load)
+    It is asked for its data as for a backup, and for nothing else. This server is never made its primary: a replica would
+    throw its data away for those of its primary, which has none.
+    """
+
+    what = "the replica's data"
+
+    def __init__(self, files: Examination, replica: Replica) -> None:
+        super().__init__(files.target, REPAIR, {})
+        self.files = files
+        self.replica = replica
+
+    def fetch(self) -> None:
+        """Bring a snapshot of the replica here, checked as one of a backup is."""
+        what = f"the snapshot of {self.replica.address}"
+        self.say(f"Fetching a snapshot of {self.replica.address}")
+        self.path, size, sha256 = self.target.receive(self.replica.snapshot(), what)
+        digester = digest.of_file(self.path, self.target.owner)
+        try:
+            summary = digester.result()
+        finally:
+            digester.close()
+        if problem := self.files.check_rdb(self.path):
+            raise Failed(f"redis-check-rdb refuses {what} at byte {problem[0]}: {problem[1]}")
+        if not summary.keys:
+            raise Failed(f"{what} is empty; expected one with the data")
+        self.manifest = {"items": summary.keys, "digest": summary.digest, "bytes": size, "sha256": sha256}
+
+
+class Fixed(Replacement):
+    """What is whole of the server's own data."""
+
+    what = "the fixed files"
+
+    def __init__(self, files: Examination, found: Diagnosis) -> None:
+        super().__init__(files.target, REPAIR, {})
+        self.files = files
+        self.found = found
+
+    def phases(self) -> Iterable[Phase]:
+        """Return what is done: there is nothing to compare the data with."""
+        return [
+            ("fetch", self.fetch),
+            ("exchange", self.exchange),
+            ("load", self.open),
+        ]
+
+    def fetch(self) -> None:
+        """Copy the files, and cut the copy off where the damage begins."""
+        found = self.found
+        self.say(f"Copying {found.file}, and cutting the copy off at byte {found.whole}")
+        self._copy(found.file)
+        self.path = self.target.new / self.target.log / f"{self.files.name}.manifest"
+        done = self.target.tool("redis-check-aof", "--fix", str(self.path), answer="y\n")
+        if done.returncode != 0:
+            raise Failed(f"redis-check-aof --fix: {' / '.join(done.stdout.strip().splitlines()[-3:])}")
+
+    def open(self) -> None:
+        """Have Redis load them, see what it has then, and let the clients in."""
+        apart = self.target.start_apart()
+        live = self.target.live(apart)
+        self.report = {"found": {"keys": live.keys, "digest": live.digest}, "dropped": self.found.dropped}
+        self.target.open(apart)
 
     def _copy(self, damaged: str) -> None:
         """Make the folder again beside it: what is cut off is copied, the rest has a second name."""
         target = self.target
-        with self.owner.acting():
-            needed = (self.files.folder / damaged).stat().st_size + MARGIN
-        free = shutil.disk_usage(target.data).free
-        if free < needed:
-            raise Failed(
-                f"{target.data}: found {free >> 20} MiB free; expected room for a copy of {damaged}, {needed >> 20} MiB"
-            )
+        with target.owner.acting():
+            size = (self.files.folder / damaged).stat().st_size
+        restore.room(target.data, size + MARGIN, f"a copy of {damaged}")
         folder = target.new / target.log
         manifest = f"{self.files.name}.manifest"
         try:
@@ -125,11 +134,11 @@ class Repair:
                 if name in (manifest, damaged):
                     # Blocks are shared where the file system can.
                     command = ["cp", "--reflink=auto", "--", str(self.files.folder / name), str(folder / name)]
-                    done = programs.run(command, umask=0o077, **self.owner.identity)
+                    done = programs.run(command, umask=0o077, **target.owner.identity)
                     if done.returncode != 0:
                         raise Failed(f"{name} cannot be copied: {done.stderr.strip()}")
                 else:
-                    with self.owner.acting():
+                    with target.owner.acting():
                         os.link(self.files.folder / name, folder / name, follow_symlinks=False)
         except OSError as error:
             raise Failed(f"{folder}: {error.strerror}; nothing else was touched") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ from databackup.errors import Failed
 from databackup.redis.replication import Snapshot
 from databackup.redis.resp import Client, ErrorReply, ProtocolError
 from databackup.redis.restore import Target
-from databackup.redis.server import connect, credentials, info
+from databackup.redis.server import connect, count, credentials, info
 
 
 class Unreachable(Failed):
@@ -52,9 +51,7 @@ class Replica:
             raise Failed(
                 f"the replica {self.address} is still loading its data. Try again in a moment, or leave it out"
             )
-        keys = sum(
-            int(value.split(",")[0].split("=")[1]) for name, value in told.items() if re.match(r"db[0-9]+$", name)
-        )
+        keys = count(told)
         if not keys:
             raise Failed(
                 f"the replica {self.address} is empty; expected one with the data. Has it followed a primary that had lost "
@@ -65,9 +62,8 @@ class Replica:
             "used_memory": told["used_memory"],
             "bytes": told["used_memory"],
         }
-        environment = self.target.source.environment
         try:
-            self.target.check({"environment": environment, **ours}, environment)
+            self.target.accept(ours)
         except Failed as error:
             raise Failed(f"of the data of the replica {self.address}, as of a backup: {error}") from None
         if told.get("master_sync_in_progress", "0") != "0":

@@ -9,38 +9,36 @@ with that user's rights; the journal is in a folder of root's.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from databackup import programs, steps
+from databackup import journal, programs, restore, service
 from databackup.errors import Failed
+from databackup.journal import Journal, Say
 from databackup.owner import Owner, plain
 from databackup.redis import digest, proof, rdb
 from databackup.redis.replication import Snapshot
 from databackup.redis.resp import Client, ErrorReply, ProtocolError
-from databackup.redis.server import Configuration, connect, credentials, info, version_of
+from databackup.redis.server import Configuration, connect, count, credentials, info, version_of
 from databackup.restic import Restic
+from databackup.restore import MARGIN
 from databackup.settings import Source
 
-Say = Callable[[str], None]
+# What a server's data are called in the repository.
+SUFFIX = "rdb"
 # Where earlier versions had their journal: in the data folder, as root's.
 FORMER_JOURNAL = ".restore.json"
 NEW = ".restore-new"
-ASIDE = re.compile(r"before-restore-[0-9]{8}T[0-9]{6}Z(-again)*")
 # What the journal of a repair has in the place of a backup's id.
 REPAIR = "repair"
-MARGIN = 64 << 20
 # Of a full cache, Redis counts its own buffers, too; more than this above maxmemory would be thrown away.
 SLACK = 1.1
 # Keys that expire while live data are compared would be a difference: those of the next seconds are left out.
@@ -49,15 +47,12 @@ AHEAD = 3.0
 STEP = 5.0
 
 
-class Service(Protocol):
+class Service(service.Service, Protocol):
     """What runs the server: see service.Unit."""
 
-    def active(self) -> bool: ...
     def failed(self) -> bool: ...
-    def stop(self) -> None: ...
     def start_apart(self, arguments: list[str]) -> None: ...
     def settle(self) -> None: ...
-    def start(self, seconds: float) -> None: ...
     def last_words(self) -> str: ...
     def main_pid(self) -> int: ...
 
@@ -87,7 +82,7 @@ class Target:
         self.prove = proof.of(service, user, str(self.options["unit"]))
         self.data = Path(self.options["data"])
         self.configuration = configuration or Configuration(self.options["config_file"], user)
-        self.journal = steps.Journal(Path(source.state) / f".{source.name}.restore.json", source.name)
+        self.journal = Journal.of(source)
         self.new = self.data / NEW
 
     @property
@@ -110,14 +105,8 @@ class Target:
 
     # --- Before anything is touched ---
 
-    def check(self, manifest: dict[str, Any], environment: str) -> None:
-        """Raise Failed if the backup does not fit this server."""
-        told = str(manifest.get("environment"))
-        if told != environment:
-            raise Failed(
-                f"the backup is of environment {told!r}, and this host is of {self.source.environment!r}; expected a backup "
-                f"of the same. If that is what you want, say restore_environment={told}"
-            )
+    def accept(self, manifest: dict[str, Any]) -> None:
+        """Raise Failed if data do not fit this server: its version, its memory, or its disk."""
         ours = version_of(self.options["binary"])[:2]
         if rdb.numbers(str(manifest["redis_version"])) > ours:
             raise Failed(
@@ -130,27 +119,9 @@ class Target:
                 f"the backup takes {used >> 20} MiB in memory, and maxmemory is {limit >> 20} MiB: keys would be thrown "
                 "away. Expected that it fits: raise redis_maxmemory and run redis.yml first"
             )
-        free, needed = shutil.disk_usage(self.data).free, int(manifest["bytes"]) + MARGIN
-        if free < needed:
-            raise Failed(
-                f"{self.data}: found {free >> 20} MiB free; expected room for the backup beside what is there, "
-                f"{needed >> 20} MiB"
-            )
+        restore.room(self.data, int(manifest["bytes"]) + MARGIN, "the backup beside what is there")
 
-    def fetch(self, restic: Restic, manifest: dict[str, Any]) -> Path:
-        """Bring a backup's data to this host, complete and checked, under a name that Redis does not look at."""
-        expected = int(manifest["bytes"])
-        path, size, sha256 = self.receive(
-            restic.read(str(manifest["data"]), f"/{manifest['source']}.rdb"), "the backup", f" of {expected >> 20}"
-        )
-        if (size, sha256) != (expected, manifest["sha256"]):
-            raise Failed(
-                f"the backup is damaged: found {size} bytes with SHA-256 {sha256[:12]}…, expected {expected} "
-                f"with {str(manifest['sha256'])[:12]}…. Nothing was touched; choose another backup"
-            )
-        return path
-
-    def receive(self, chunks: Iterator[bytes], what: str, of: str = "") -> tuple[Path, int, str]:
+    def receive(self, chunks: Iterable[bytes], what: str, of: str = "") -> tuple[Path, int, str]:
         """Write a snapshot where Redis does not look at it, as what Redis will load; return path, size and SHA-256.
 
         Raises Failed for one of a newer Redis, which the server here would refuse once its own data are moved aside.
@@ -159,20 +130,10 @@ class Target:
         name = self.configuration["appendfilename"]
         folder = self.new / self.log if appends else self.new
         path = folder / (f"{name}.1.base.rdb" if appends else self.dump)
-        hashed = hashlib.sha256()
-        size = said = 0
         try:
             self.make_new(folder)
             with self.owner.new_file(path) as file:
-                for chunk in chunks:
-                    file.write(chunk)
-                    hashed.update(chunk)
-                    size += len(chunk)
-                    if size - said >= 256 << 20:
-                        said = size
-                        self.say(f"{size >> 20}{of} MiB are here")
-                file.flush()
-                os.fsync(file.fileno())
+                size, sha256 = restore.save(chunks, file, self.say, of)
             if appends:
                 # A dump beside a switched-on append-only file is not even looked at: it must be that file's base.
                 with self.owner.new_file(folder / f"{name}.manifest") as file:
@@ -184,7 +145,7 @@ class Target:
             origin = rdb.origin_of(path)
         if origin and origin.beyond(ours):
             raise Failed(f"{what} {origin.unread(ours)}. It is not damaged, and nothing here was touched")
-        return path, size, hashed.hexdigest()
+        return path, size, sha256
 
     def make_new(self, folder: Path) -> None:
         """Make the folder for what is brought here, and one in it; what an earlier run has left there goes."""
@@ -198,8 +159,7 @@ class Target:
 
     def exchange(self, backup_id: str) -> Path:
         """Stop the server, move its data aside, and put the new ones in their place; return where the old ones are."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        aside = self.data / f"before-restore-{stamp}"
+        aside = self.data / f"before-restore-{journal.stamp()}"
         # As they are now: Redis may write its configuration before this is undone.
         names = [self.dump, self.log]
 
@@ -239,7 +199,7 @@ class Target:
 
     def recover(self) -> str:
         """Put the old data back if a restore was cut off, and start what ran then; return what was done, or nothing."""
-        with steps.in_words():
+        with journal.in_words():
             noted = self.journal.read()
             return self._put_back(noted) if noted else self._recover_former()
 
@@ -261,7 +221,7 @@ class Target:
         self.owner.remove(self.new)
         self.service.settle()
         if noted["active"]:
-            self.service.start(float(self.options.get("start_timeout", 120)))
+            self.service.start(self.source.start_timeout)
         self.journal.forget()
         what = REPAIR if noted["backup"] == REPAIR else f"restore of {noted['backup'][:8]}"
         return f"The data from before are back, as of the {what} that did not end."
@@ -277,36 +237,21 @@ class Target:
     def planted(self) -> list[str]:
         """What is said of a journal in the data folder that is not this program's."""
         found: list[str] = []
-        steps.of_root(self.data / FORMER_JOURNAL, found.append)
+        journal.of_root(self.data / FORMER_JOURNAL, found.append)
         return found
 
     def former(self) -> dict[str, Any] | None:
-        """Return what the journal of an earlier version says, if there is one.
-
-        It is in the data folder, but root's: what the server's user puts there is no journal, whatever it says. Raises Failed
-        for one that no earlier version has written.
-        """
-        path = self.data / FORMER_JOURNAL
-        text = steps.of_root(path, self.say)
-        if text is None:
-            return None
-        try:
-            noted: dict[str, Any] = json.loads(text)
-            names = [self.dump, self.log]
-            if (
-                set(noted) == {"backup", "aside", "had", "active"}
-                and ASIDE.fullmatch(noted["aside"])
-                and all(plain(item) and item in names for item in noted["had"])
-                and (noted["backup"] == REPAIR or re.fullmatch("[0-9a-f]{8,64}", noted["backup"]))
-                and isinstance(noted["active"], bool)
-            ):
-                return {**noted, "names": names}
-        except (ValueError, TypeError):
-            pass
-        raise Failed(
-            f"{path}: found {text[:60]!r}; expected the journal of a restore that an earlier version began. The data from "
-            f"before are in the folder before-restore-… in {self.data}: put them in place by hand, and remove this file"
+        """Return what the journal of an earlier version says, if there is one; see journal.former."""
+        names = [self.dump, self.log]
+        advice = f"The data from before are in the folder before-restore-… in {self.data}: put them in place by hand"
+        noted = journal.former(
+            self.data / FORMER_JOURNAL,
+            self.say,
+            lambda had: all(plain(item) and item in names for item in had),
+            advice,
+            REPAIR,
         )
+        return noted and {**noted, "names": names}
 
     def _recover_former(self) -> str:
         noted = self.former()
@@ -324,15 +269,12 @@ class Target:
     def _client(self, server: dict[str, Any]) -> Client:
         return connect(server, credentials(self.options["admin_credentials_file"]), prove=self.prove)
 
-    def load(self, path: Path) -> tuple[dict[str, Any], rdb.Summary, float]:
-        """Start the server where no client reaches it; return the way in, what the file holds, and the seconds."""
-        began = time.monotonic()
+    def load(self, path: Path) -> tuple[dict[str, Any], rdb.Summary]:
+        """Start the server where no client reaches it; return the way in, and what the file holds."""
         moved = self.data / path.relative_to(self.new)
         digester = digest.of_file(moved, self.owner)
         try:
-            apart = self.start_apart()
-            seconds = time.monotonic() - began
-            return apart, digester.result(), seconds
+            return self.start_apart(), digester.result()
         finally:
             digester.close()
 
@@ -362,6 +304,14 @@ class Target:
                 raise Failed(f"Redis does not start with the restored data: {self.service.last_words()}")
             time.sleep(0.05)
 
+    def live(self, apart: dict[str, Any]) -> rdb.Summary:
+        """Return what the server has now, by a snapshot of its own."""
+        with self._client(apart) as client:
+            try:
+                return rdb.summarize(Snapshot(client).chunks())
+            except rdb.Damaged as error:
+                raise Failed(f"what Redis has cannot be read back: {error}") from None
+
     def compare(self, apart: dict[str, Any], file: rdb.Summary, manifest: dict[str, Any], full: bool) -> dict[str, Any]:
         """Raise Failed if what Redis has is not what the manifest says; return keys and digests, wanted and found.
 
@@ -375,27 +325,20 @@ class Target:
             )
         moment = int((time.time() + AHEAD) * 1000)
         wanted = {"keys": file.keys_after(moment), "digest": file.digest_after(moment)}
-        with self._client(apart) as client:
-            if full:
-                chunks = Snapshot(client).chunks()
-                try:
-                    live = rdb.summarize(chunks)
-                except rdb.Damaged as error:
-                    raise Failed(f"what Redis has cannot be read back: {error}") from None
-                if time.time() * 1000 > moment and live.volatile:
-                    # The snapshot itself is of its beginning, but make sure: keys may have gone before it.
-                    begun = int(live.about.get("ctime", "0")) * 1000
-                    if begun > moment:
-                        raise Failed("Redis took longer to begin its snapshot than keys may live")
-                found = {"keys": live.keys_after(moment), "digest": live.digest_after(moment)}
-            else:
+        if full:
+            live = self.live(apart)
+            if time.time() * 1000 > moment and live.volatile:
+                # The snapshot itself is of its beginning, but make sure: keys may have gone before it.
+                begun = int(live.about.get("ctime", "0")) * 1000
+                if begun > moment:
+                    raise Failed("Redis took longer to begin its snapshot than keys may live")
+            found = {"keys": live.keys_after(moment), "digest": live.digest_after(moment)}
+        else:
+            with self._client(apart) as client:
                 # DBSIZE is of one database alone.
-                told = info(client, "keyspace")
-                count = sum(
-                    int(text.split(",")[0].removeprefix("keys=")) for name, text in told.items() if name[:2] == "db"
-                )
-                least = file.keys_after(moment)
-                found = {"keys": count if not least <= count <= file.keys else least, "digest": wanted["digest"]}
+                counted = count(info(client, "keyspace"))
+            least = file.keys_after(moment)
+            found = {"keys": counted if not least <= counted <= file.keys else least, "digest": wanted["digest"]}
         if found != wanted:
             raise Failed(
                 f"Redis has other data than were restored: found {found['keys']} keys with digest {found['digest']}, expected "
@@ -420,86 +363,72 @@ class Target:
         self.journal.forget()
 
 
-def restore(
-    target: Target, restic: Restic, backup_id: str, manifest: dict[str, Any], environment: str, full: bool
-) -> dict[str, Any]:
-    """Restore a backup and return what was done; raises Failed after the old data are back in place."""
-    say = target.say
+class Replacement(restore.Replacement):
+    """New data on their way into the place of a server's: `fetch` brings them here, and Redis loads them apart."""
 
-    def fetch() -> Path:
-        serving = "; Redis goes on serving" if target.service.active() else ""
-        say(f"Fetching {int(manifest['bytes']) >> 20} MiB{serving}")
-        return target.fetch(restic, manifest)
+    expected = (ErrorReply, ProtocolError)
+    # What it is, for an operator.
+    what = "the backup"
+    # What Redis will load, where it was brought to.
+    path: Path
 
-    undone = target.recover()
-    if undone:
-        say(undone)
-    target.check(manifest, environment)
-    return replace(
-        target, backup_id, "the backup", fetch, lambda path, seconds: proven(target, path, manifest, full, seconds)
-    )
+    def __init__(self, target: Target, word: str, manifest: dict[str, Any], *, full: bool = True) -> None:
+        """`word` stands for it in the journal; `manifest` is complete when the data are here."""
+        super().__init__(target.say)
+        self.target = target
+        self.word = word
+        self.manifest = manifest
+        self.full = full
+
+    def phases(self) -> Iterable[restore.Phase]:
+        """Return what is done."""
+        return [
+            ("fetch", self.fetch),
+            ("exchange", self.exchange),
+            ("load", self.load),
+            ("compare", self.open),
+        ]
+
+    @abstractmethod
+    def fetch(self) -> None:
+        """Bring the data here, complete and checked, and set `path`."""
+
+    def exchange(self) -> None:
+        """Move the server's data aside, and put the new ones in their place."""
+        self.say(f"Stopping Redis and putting {self.what} in place")
+        self.aside = self.target.exchange(self.word)
+
+    def load(self) -> None:
+        """Have Redis load what is in place."""
+        self.apart, self.file = self.target.load(self.path)
+
+    def open(self) -> None:
+        """Compare what Redis has with what it was to get, and let the clients in."""
+        self.say("Redis has loaded it, out of its clients' reach; comparing")
+        self.report = self.target.compare(self.apart, self.file, self.manifest, self.full)
+        self.target.open(self.apart)
+
+    def undo(self) -> str:
+        """Put the old data back."""
+        return self.target.recover()
+
+    def end(self) -> str:
+        """Return where the old data are."""
+        return restore.left(self.aside, self.target.owner)
 
 
-Seconds = dict[str, float]
-Apart = dict[str, Any]
+class FromBackup(Replacement):
+    """The data of a backup."""
 
+    def __init__(self, target: Target, restic: Restic, word: str, manifest: dict[str, Any], *, full: bool) -> None:
+        super().__init__(target, word, manifest, full=full)
+        self.restic = restic
 
-def proven(
-    target: Target, path: Path, manifest: dict[str, Any], full: bool, seconds: Seconds
-) -> tuple[Apart, dict[str, Any]]:
-    """Have Redis load what is in place, and compare; return the way in and the report."""
-    apart, file, load = target.load(path)
-    seconds["load"] = round(load, 2)
-    target.say("Redis has loaded it, out of its clients' reach; comparing")
-    began = time.monotonic()
-    compared = target.compare(apart, file, manifest, full)
-    seconds["compare"] = round(time.monotonic() - began, 2)
-    return apart, compared
-
-
-def replace(
-    target: Target,
-    word: str,
-    what: str,
-    fetch: Callable[[], Path],
-    load: Callable[[Path, Seconds], tuple[Apart, dict[str, Any]]],
-) -> dict[str, Any]:
-    """Put what `fetch` brings in the place of the data, and serve it if `load` finds no fault; return what was done.
-
-    Raises Failed after the old data are back in place. `word` stands for it in the journal.
-    """
-    say = target.say
-    seconds: Seconds = {}
-    try:
-        began = time.monotonic()
-        path = fetch()
-        seconds["fetch"] = round(time.monotonic() - began, 2)
-        began = time.monotonic()
-        say(f"Stopping Redis and putting {what} in place")
-        aside = target.exchange(word)
-        seconds["exchange"] = round(time.monotonic() - began, 2)
-        apart, report = load(path, seconds)
-        target.open(apart)
-    except BaseException as error:
-        say("It failed; putting back what was there")
-        try:
-            target.recover()
-        except Failed as second:
-            raise Failed(f"{error}. And the old data could not be put back by itself: {second}") from error
-        if isinstance(error, OSError) and error.strerror:
-            where = error.filename or target.data
-            raise Failed(
-                f"{where}: {error.strerror}. The data from before are in place and served, as they were"
-            ) from error
-        if isinstance(error, (ErrorReply, ProtocolError, OSError)):
-            served = "and served, " if target.service.active() else ""
-            raise Failed(f"{error}. The data from before are in place {served}as they were") from error
-        if isinstance(error, Failed):
-            raise Failed(f"{error}. The data from before are in place, as they were") from error
-        raise
-    kept = str(aside)
-    with suppress(OSError), target.owner.acting():
-        # Nothing was there before.
-        aside.rmdir()
-        kept = ""
-    return {**report, "kept": kept, "seconds": seconds}
+    def fetch(self) -> None:
+        """Bring the backup here, under a name that Redis does not look at."""
+        expected = int(self.manifest["bytes"]) >> 20
+        serving = "; Redis goes on serving" if self.target.service.active() else ""
+        self.say(f"Fetching {expected} MiB{serving}")
+        chunks = restore.stored(self.restic, self.manifest, SUFFIX)
+        self.path, size, sha256 = self.target.receive(chunks, "the backup", f" of {expected}")
+        restore.intact(self.manifest, size, sha256)

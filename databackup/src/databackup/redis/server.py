@@ -102,6 +102,15 @@ def info(client: Client, *sections: str) -> dict[str, str]:
     return found
 
 
+def count(keyspace: dict[str, str]) -> int:
+    """Return the number of keys in all databases, by what INFO says of the keyspace; other sections do not matter."""
+    return sum(
+        int(text.split(",")[0].removeprefix("keys="))
+        for name, text in keyspace.items()
+        if re.fullmatch("db[0-9]+", name)
+    )
+
+
 class Configuration:
     """The directives of a redis.conf; the last of a name counts. Redis itself may write it: no value is taken on trust."""
 
