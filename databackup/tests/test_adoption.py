@@ -269,7 +269,7 @@ def test_a_wrong_password_is_said_and_nothing_changes(make: Callable[..., Host])
     with pytest.raises(Failed, match="redis_adopt_username and redis_adopt_password"):
         made.run()
     assert host.asks(host.old_port, OLD)
-    assert not made.journal.exists()
+    assert not made.journal.path.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files to others")

@@ -14,7 +14,6 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from databackup import catalog, journal, restore, spool
 from databackup.errors import Failed
 from databackup.journal import Say
 from databackup.kind import Kind
+from databackup.owner import remove
 from databackup.restic import Restic, Writer
 from databackup.restore import MARGIN
 from databackup.settings import Source
@@ -225,10 +225,10 @@ class Files(Kind):
             moved = os.path.lexists(aside)
             # What is in place is the backup if the old has gone, or if there was none and the new has left its name.
             if (moved or not place["had"]) and os.path.lexists(path) and not os.path.lexists(new):
-                _remove(path)
+                remove(Path(path))
             if moved:
                 os.rename(aside, path)
-            _remove(new)
+            remove(Path(new))
             journal.keep_names(Path(path).parent)
         self.journal.forget()
         return f"The files from before are back, as of the restore of {noted['backup'][:8]} that did not end."
@@ -255,12 +255,7 @@ class Replacement(restore.Replacement):
 
     def phases(self) -> Iterable[restore.Phase]:
         """Return what is done."""
-        return [
-            ("fetch", self.fetch),
-            ("load", self.load),
-            ("compare", self.compare),
-            ("exchange", self.exchange),
-        ]
+        return [("fetch", self.fetch), ("load", self.load), ("compare", self.compare), ("exchange", self.exchange)]
 
     def fetch(self) -> None:
         """Bring the tar here, under no name."""
@@ -311,14 +306,6 @@ def _chown(path: Path, user: str) -> None:
     except KeyError:
         raise Failed(f"found no user {user!r} on this host; the role of the application makes it") from None
     os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
 
 
 def _pack(tar: tarfile.TarFile, path: str, name: str, content: Content) -> None:

@@ -104,7 +104,7 @@ class Owner:
         """Remove a file, link or folder with what is in it; harmless where there is none."""
         with self.acting():
             try:
-                _remove(path)
+                remove(path)
             except PermissionError:
                 left = True
             else:
@@ -229,7 +229,8 @@ def _files_as(user: int, group: int) -> None:
             )
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, link or folder with what is in it, as whoever one acts as; harmless where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

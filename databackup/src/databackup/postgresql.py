@@ -664,12 +664,7 @@ class Replacement(restore.Replacement):
 
     def phases(self) -> Iterable[restore.Phase]:
         """Return what is done."""
-        return [
-            ("fetch", self.fetch),
-            ("load", self.load),
-            ("compare", self.compare),
-            ("exchange", self.exchange),
-        ]
+        return [("fetch", self.fetch), ("load", self.load), ("compare", self.compare), ("exchange", self.exchange)]
 
     def fetch(self) -> None:
         """Bring the dump here, under no name."""

@@ -290,12 +290,7 @@ class Replacement(restore.Replacement):
 
     def phases(self) -> Iterable[restore.Phase]:
         """Return what is done."""
-        return [
-            ("fetch", self.fetch),
-            ("compare", self.compare),
-            ("exchange", self.exchange),
-            ("start", self.start),
-        ]
+        return [("fetch", self.fetch), ("compare", self.compare), ("exchange", self.exchange), ("start", self.start)]
 
     def fetch(self) -> None:
         """Bring the backup here, beside the database."""

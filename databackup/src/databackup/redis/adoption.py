@@ -32,8 +32,8 @@ from typing import Any, Protocol
 
 from databackup import journal, programs, restore, service
 from databackup.errors import Failed
-from databackup.journal import Say
-from databackup.owner import Owner, plain
+from databackup.journal import Journal, Say
+from databackup.owner import Owner, plain, remove
 from databackup.redis import rdb
 from databackup.redis.replication import Snapshot
 from databackup.redis.resp import Client, ErrorReply, ProtocolError
@@ -130,14 +130,6 @@ class Loose:
         """Do nothing, likewise."""
 
 
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with what is in it; harmless where there is none."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def owner_of(path: Path) -> Owner | None:
     """Return whose a folder is; None where it is not there, or nobody's."""
     with suppress(OSError, KeyError):
@@ -212,7 +204,7 @@ class Adoption:
         self.new = new
         self.old = old
         self.say = say
-        self.journal = folder / f"{plan.name}.journal"
+        self.journal = Journal(folder / f"{plan.name}.journal", plan.name)
         staged = {file["path"]: file["staged"] for file in plan.files}
         options = {**plan.options, "config_file": staged[plan.options["config_file"]]}
         # Where an old server has used the folder, it may be another user's until the new one starts.
@@ -223,7 +215,7 @@ class Adoption:
             configuration=Configuration(staged[plan.options["config_file"]]),
             owner=owner_of(Path(options["data"])),
         )
-        self.target.journal = journal.Journal(self.journal, plan.name)
+        self.target.journal = self.journal
         self.data = self.target.data
         self.seconds: dict[str, float] = {}
 
@@ -338,15 +330,6 @@ class Adoption:
 
     # --- The exchange ---
 
-    def _note(self, words: dict[str, Any]) -> None:
-        self.journal.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = self.journal.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(words, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.journal)
-
     def _foreign_drop_ins(self) -> list[Path]:
         ours = {file["path"] for file in self.plan.files}
         folder = Path(f"/etc/systemd/system/{self.plan.options['unit']}.d")
@@ -364,7 +347,7 @@ class Adoption:
         drop_ins = [str(path) for path in self._foreign_drop_ins()]
         here = [file["path"] for file in self.plan.files if os.path.lexists(file["path"])]
         (aside / "files").mkdir(mode=0o700, parents=True)
-        self._note(
+        self.journal.note(
             {
                 "boot": boot_id(),
                 "aside": str(aside),
@@ -378,14 +361,15 @@ class Adoption:
         return aside
 
     def _noted(self) -> dict[str, Any]:
-        words: dict[str, Any] = json.loads(self.journal.read_text(encoding="utf-8"))
+        words = self.journal.read()
+        assert words is not None
         return words
 
     def put_data(self, aside: Path) -> None:
         """Give the new server's data their names; those that had them are exchanged in one step, and kept."""
         fresh = sorted(self.target.new.iterdir())
         inodes = {item.name: item.stat().st_ino for item in fresh}
-        self._note({**self._noted(), "inodes": inodes})
+        self.journal.note({**self._noted(), "inodes": inodes})
         for item in fresh:
             place = self.data / item.name
             if os.path.lexists(place):
@@ -415,7 +399,7 @@ class Adoption:
     def move(self, aside: Path, names: set[str]) -> None:
         """Move what of these is in the new server's folder to the rest of what was there before."""
         moved = sorted(name for name in names if name and os.path.lexists(self.data / name))
-        self._note({**self._noted(), "moved": moved})
+        self.journal.note({**self._noted(), "moved": moved})
         for name in moved:
             (self.data / name).rename(aside / name)
 
@@ -435,7 +419,7 @@ class Adoption:
 
     def recover(self) -> str:
         """Undo an adoption that did not end, or finish it where its server serves by now; return what was done."""
-        if not self.journal.exists():
+        if not self.journal.path.exists():
             self.target.owner.remove(self.target.new)
             return ""
         noted = self._noted()
@@ -466,7 +450,7 @@ class Adoption:
         (aside / ALL).unlink(missing_ok=True)
         with suppress(OSError):
             aside.rmdir()
-        self.journal.unlink()
+        self.journal.forget()
         return "The old server runs again as before, as an adoption did not end."
 
     @property
@@ -488,12 +472,12 @@ class Adoption:
                 self.old.disable()
             self.new.enable()
             self.new.settle()
-            self.journal.unlink()
+            self.journal.forget()
         elif isinstance(self.new, Unit) and (apart := self.new.apart()):
             self.target.open(apart)
         else:
             self.new.settle()
-            self.journal.unlink()
+            self.journal.forget()
 
     def _leave_data(self, noted: dict[str, Any]) -> None:
         """The host has started the old server since: what it uses stays, what only the new one would use goes."""
@@ -622,7 +606,7 @@ class Adoption:
             self.old.disable()
         self.new.enable()
         # From here on there is no way back: the new server may have what the old one has not.
-        self._note({**self._noted(), "opening": True})
+        self.journal.note({**self._noted(), "opening": True})
         self.target.open(apart)
         self.seconds["writes_waited"] = round(time.monotonic() - held, 2)
         return {**report, "kept": str(aside)}

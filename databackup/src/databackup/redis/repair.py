@@ -97,11 +97,7 @@ class Fixed(Replacement):
 
     def phases(self) -> Iterable[Phase]:
         """Return what is done: there is nothing to compare the data with."""
-        return [
-            ("fetch", self.fetch),
-            ("exchange", self.exchange),
-            ("load", self.open),
-        ]
+        return [("fetch", self.fetch), ("exchange", self.exchange), ("load", self.open)]
 
     def fetch(self) -> None:
         """Copy the files, and cut the copy off where the damage begins."""

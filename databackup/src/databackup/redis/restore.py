@@ -382,12 +382,7 @@ class Replacement(restore.Replacement):
 
     def phases(self) -> Iterable[restore.Phase]:
         """Return what is done."""
-        return [
-            ("fetch", self.fetch),
-            ("exchange", self.exchange),
-            ("load", self.load),
-            ("compare", self.open),
-        ]
+        return [("fetch", self.fetch), ("exchange", self.exchange), ("load", self.load), ("compare", self.open)]
 
     @abstractmethod
     def fetch(self) -> None:

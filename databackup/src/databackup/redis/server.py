@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import socket
 import ssl
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any, ClassVar
 from databackup import programs
 from databackup.errors import Failed
 from databackup.owner import Owner, plain
+from databackup.redis import text
+from databackup.redis.defaults import DEFAULTS
 from databackup.redis.proof import Proof
 from databackup.redis.resp import Client, ErrorReply, ProtocolError
 
@@ -21,13 +22,12 @@ def credentials(file: str) -> tuple[str, str] | None:
     if not file:
         return None
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        login = text.login(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise Failed(f"{file}: {error.strerror}; the roles redis and backup write it") from None
-    values = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    if not values.get("REDISCLI_AUTH"):
+    if login is None:
         raise Failed(f"{file}: found no REDISCLI_AUTH; expected the password of a user of Redis")
-    return values.get("REDISCLI_USER", "default"), values["REDISCLI_AUTH"]
+    return login
 
 
 def reach(server: dict[str, Any], timeout: float = 60.0, *, prove: Proof | None = None) -> socket.socket:
@@ -97,16 +97,16 @@ def info(client: Client, *sections: str) -> dict[str, str]:
     """Return what INFO says."""
     found: dict[str, str] = {}
     for section in sections:
-        text = str(client.call("INFO", section))
-        found |= dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
+        told = str(client.call("INFO", section))
+        found |= dict(line.split(":", 1) for line in told.split("\r\n") if ":" in line)
     return found
 
 
 def count(keyspace: dict[str, str]) -> int:
     """Return the number of keys in all databases, by what INFO says of the keyspace; other sections do not matter."""
     return sum(
-        int(text.split(",")[0].removeprefix("keys="))
-        for name, text in keyspace.items()
+        int(counts.split(",")[0].removeprefix("keys="))
+        for name, counts in keyspace.items()
         if re.fullmatch("db[0-9]+", name)
     )
 
@@ -114,28 +114,16 @@ def count(keyspace: dict[str, str]) -> int:
 class Configuration:
     """The directives of a redis.conf; the last of a name counts. Redis itself may write it: no value is taken on trust."""
 
-    DEFAULTS: ClassVar = {
-        "appendonly": "no",
-        "appenddirname": "appendonlydir",
-        "appendfilename": "appendonly.aof",
-        "dbfilename": "dump.rdb",
-        "bind": "* -::*",
-        "port": "6379",
-        "tls-port": "0",
-        "maxmemory": "0",
-        "rdbcompression": "yes",
-    }
     # What names a file in Redis' folder. Redis refuses a path, too.
     NAMES: ClassVar = ("appenddirname", "appendfilename", "dbfilename")
-    UNITS: ClassVar = {"": 1, "b": 1, "k": 10**3, "kb": 2**10, "m": 10**6, "mb": 2**20, "g": 10**9, "gb": 2**30}
 
     def __init__(self, file: str, owner: Owner | None = None) -> None:
         """Read the file, with its owner's rights where it is in a folder of that user; raises Failed when that cannot be."""
-        self.values = dict(self.DEFAULTS)
+        self.values = dict(DEFAULTS)
         self.file = file
         try:
-            text = Path(file).read_bytes() if owner is None else owner.read(file)
-            for line in text.decode(errors="surrogateescape").splitlines():
+            content = Path(file).read_bytes() if owner is None else owner.read(file)
+            for line in content.decode(errors="surrogateescape").splitlines():
                 words = line.split(None, 1)
                 if len(words) == 2 and not line.lstrip().startswith("#"):
                     self.values[words[0].lower()] = words[1]
@@ -145,8 +133,8 @@ class Configuration:
     def __getitem__(self, name: str) -> str:
         """Return a directive's words as one text, without quotes; raises Failed for a path where a name is expected."""
         try:
-            value = " ".join(shlex.split(self.values[name]))
-        except ValueError:
+            value = " ".join(text.split(self.values[name]))
+        except text.ConfError:
             raise Failed(f"{self.file}: found {name} {self.values[name]!r}; expected closed quotes") from None
         if name in self.NAMES and not plain(value):
             raise Failed(
@@ -167,19 +155,19 @@ class Configuration:
     @property
     def maxmemory(self) -> int:
         """The limit in bytes; 0 is none."""
-        match = re.fullmatch(r"([0-9]+)([a-z]*)", self["maxmemory"].lower())
-        if match is None or match[2] not in self.UNITS:
-            raise Failed(f"redis.conf: found maxmemory {self['maxmemory']!r}; expected a size such as 512mb")
-        return int(match[1]) * self.UNITS[match[2]]
+        limit = text.size(self["maxmemory"])
+        if limit is None:
+            raise Failed(f"{self.file}: found maxmemory {self['maxmemory']!r}; expected a size such as 512mb")
+        return limit
 
 
 def version_of(binary: str) -> tuple[int, ...]:
     """Return the version of an installed server."""
     try:
-        text = programs.run([binary, "--version"]).stdout
+        told = programs.run([binary, "--version"]).stdout
     except OSError as error:
         raise Failed(f"{binary}: {error.strerror}; is Redis installed here? (playbooks/redis.yml)") from None
-    match = re.search(r"v=([0-9]+(?:\.[0-9]+)*)", text)
+    match = re.search(r"v=([0-9]+(?:\.[0-9]+)*)", told)
     if match is None:
-        raise Failed(f"{binary} --version: found {text.strip()!r}; expected a Redis server")
+        raise Failed(f"{binary} --version: found {told.strip()!r}; expected a Redis server")
     return tuple(map(int, match[1].split(".")))
