@@ -30,7 +30,8 @@ from databackup import catalog, kinds, settings
 from databackup import cli as program
 from databackup.errors import Failed
 from databackup.files import Files, unpack
-from databackup.postgresql import Postgresql, Server, Summary
+from databackup.postgresql.database import Postgresql
+from databackup.postgresql.server import Server, Summary
 from databackup.restic import Restic, end
 from databackup.service import units
 from databackup.settings import Source

@@ -12,7 +12,7 @@ from databackup.errors import Failed
 from databackup.files import Files
 from databackup.journal import Say
 from databackup.kind import Kind
-from databackup.postgresql import Postgresql
+from databackup.postgresql.database import Postgresql
 from databackup.redis.kind import Redis
 from databackup.redis.repair import Repair
 from databackup.restic import Restic
