@@ -74,11 +74,11 @@ drill-interrupt: ## Kill site.yml at each task that changes something, run it ag
 
 bench-backup: ## Time a backup and a restore of 1 GB against the bare work (about three minutes)
 	@requirements/install test
-	@PYTHONPATH=.:roles/backup/files .venv/bin/python tests/bench_backup.py $(OPTIONS)
+	@PYTHONPATH=.:databackup/src:databackup/tests:tests .venv/bin/python tests/bench_backup.py $(OPTIONS)
 
 bench-adoption: ## Time the takeover of a Redis of 1 GB against a bare restart of it (about three minutes)
 	@requirements/install test
-	@PYTHONPATH=.:roles/backup/files .venv/bin/python tests/bench_adoption.py $(OPTIONS)
+	@PYTHONPATH=.:databackup/src:databackup/tests:tests .venv/bin/python tests/bench_adoption.py $(OPTIONS)
 
 clean: ## make down PURGE=1, and remove the virtual environments and caches
 	@$(MAKE) --no-print-directory down PURGE=1

@@ -1,6 +1,6 @@
 """Time databackup on a gigabyte in Redis against the bare work, and ask what a client of Redis notices of it.
 
-    PYTHONPATH=.:roles/backup/files python tests/bench_backup.py [--keys N] [--rounds N] [--seconds S]
+    make bench-backup OPTIONS="[--keys N] [--rounds N] [--seconds S]"
 
 All on loopback, with a repository in a folder, a fresh one for each backup, so that nothing is in it already:
 
@@ -32,14 +32,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from databackup.resp import Client
-from databackup_host import REDIS_PASSWORD, Host
+from databackup.redis.resp import Client
+from host import REDIS_PASSWORD, Host
 
 from drills import report, servers
 from drills.servers import say
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
-PATH: Final = f"{PROJECT}:{PROJECT}/roles/backup/files"
+PATH: Final = f"{PROJECT}:{PROJECT}/databackup/src:{PROJECT}/tests"
 VALUE: Final = 950
 RATE: Final = 2000
 # Of one key: its value, and what Redis keeps besides.
@@ -116,7 +116,7 @@ class Site(Host):
     def databackup(self, *words: str, nice: int = 0) -> dict[str, Any]:
         """Run databackup, and return what it found."""
         self.file.unlink(missing_ok=True)
-        command = [sys.executable, str(PROJECT / "tests/databackup_host.py"), "-", str(self.folder)]
+        command = [sys.executable, str(PROJECT / "databackup/tests/host.py"), "-", str(self.folder)]
         done = subprocess.run(
             [*(["nice", "-n", str(nice)] if nice else []), *command, "--config", str(self.etc), "--json", *words],
             env={**os.environ, "PYTHONPATH": PATH},

@@ -33,6 +33,8 @@ from times.record import Recorder
 PROJECT = Path(__file__).resolve().parent.parent
 OUTPUT = PROJECT / "output"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "--durations=5"]
+UNIT = ["-p", "no:cacheprovider", "tests"]
+DATABACKUP = ["-c", "databackup/pyproject.toml", "--rootdir", "databackup", "databackup/tests"]
 # Of each run of Ansible: tests/callback has what these are.
 ANSIBLE = {
     "ANSIBLE_CALLBACK_PLUGINS": str(PROJECT / "tests/callback"),
@@ -118,7 +120,8 @@ def parts() -> list[Part]:
         scenario("single", nice=10),
         Part("linters", lambda lab: ["tests/lint"], tests=False),
         Part("syntax", lambda lab: syntax, tests=False),
-        pytest_part("unit", "-p", "no:cacheprovider", "tests"),
+        pytest_part("unit", *UNIT),
+        pytest_part("databackup", *DATABACKUP),
         pytest_part("app", "-c", "app/pyproject.toml", "--rootdir", "app", "app/tests"),
     ]
 
@@ -126,9 +129,9 @@ def parts() -> list[Part]:
 def quick() -> list[Part]:
     """Return what needs no lab, and the effects on the hosts of the lab that is up."""
     # The application's tests wait most, so they begin.
-    unit = pytest_part("unit", "-p", "no:cacheprovider", "-m", "not slow", "tests")
-    others = [part for part in parts() if not part.lab and part.name != "unit"]
-    found = [*reversed(others), unit]
+    slow = {"unit": UNIT, "databackup": DATABACKUP}
+    others = [part for part in parts() if not part.lab and part.name not in slow]
+    found = [*reversed(others), *(pytest_part(name, *words, "-m", "not slow") for name, words in slow.items())]
     running = subprocess.run(
         [os.environ.get("LAB_ENGINE", "podman"), "ps", "--quiet", "--filter", "label=quantdesk.lab=0"],
         capture_output=True,

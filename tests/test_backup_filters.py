@@ -63,9 +63,7 @@ def test_sources_become_files_and_redis_gets_its_credentials() -> None:
     assert json.loads(second["content"])["host"] == "here"
 
 
-def test_a_package_becomes_files(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("x = 1\n")
-    assert backup.program([str(tmp_path / "a.py")], "/lib/p") == [{"path": "/lib/p/a.py", "content": "x = 1\n"}]
+def test_lines_become_a_file() -> None:
     assert backup.text(["a", "b"]) == "a\nb\n"
 
 

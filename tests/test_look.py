@@ -39,7 +39,7 @@ def test_a_host_tells_where_its_backups_go(tmp_path: Path) -> None:
     values = {"limit_upload": 0, "location": "sftp:backup@10.0.0.51:/repository", "options": ["sftp.command=ssh"]}
     (tmp_path / "repository.json").write_text(json.dumps(values, indent=4))
     (tmp_path / "ssh/known_hosts").write_text("# managed\n10.0.0.51 ssh-ed25519 AAAA\n[::1]:2222 ssh-ed25519 BBBB\n")
-    lines = look("roles/backup/files/look.sh", tmp_path, str(tmp_path), str(tmp_path), "redis1")
+    lines = look("roles/backup/files/look.sh", tmp_path, str(tmp_path), str(tmp_path), "-", "-", "redis1")
     known = [line for line in lines if line.startswith("known=")]
     assert known == ["known=10.0.0.51 ssh-ed25519 AAAA", "known=[::1]:2222 ssh-ed25519 BBBB"]
     assert "location=sftp:backup@10.0.0.51:/repository" in lines
@@ -52,7 +52,7 @@ def test_a_renamed_host_has_no_backup_of_its_name(tmp_path: Path) -> None:
 
     def told(name: str, state: dict[str, object]) -> tuple[str, str]:
         (tmp_path / "redis.json").write_text(json.dumps(state, indent=2) + "\n")
-        lines = look("roles/backup/files/look.sh", tmp_path, str(tmp_path), str(tmp_path), name)
+        lines = look("roles/backup/files/look.sh", tmp_path, str(tmp_path), str(tmp_path), "-", "-", name)
         values = dict(line.split("=", 1) for line in lines if "=" in line)
         return values["former"], values["backed"]
 

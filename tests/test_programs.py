@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from databackup import programs as databackup_programs
 from databackup.service import Unit
+
+from databackup import programs as databackup_programs
 
 from conftest import PROJECT, load
 
@@ -23,7 +24,9 @@ redis_service = load("plugins/modules/redis_service.py", "redis_service")
 app_deployment = load("plugins/modules/app_deployment.py", "app_deployment")
 
 # What runs on the hosts, and what Ansible runs on the controller.
-SOURCES = sorted([*PROJECT.glob("plugins/**/*.py"), *PROJECT.glob("roles/*/files/**/*.py")])
+SOURCES = sorted(
+    path for place in ("plugins", "roles/*/files", "databackup/src") for path in PROJECT.glob(f"{place}/**/*.py")
+)
 STARTS = {"run", "Popen", "call", "check_call", "check_output", "getoutput", "getstatusoutput"}
 
 

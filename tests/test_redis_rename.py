@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from databackup import redis_server, settings, status
 from databackup.errors import Failed
+from databackup.redis import server as redis_server
 from test_certificates import LOOPBACK, issue
 from test_redis_peer import OLD, PASSWORD, Listener, Unit, peer, redis_config, redis_users, resp, run, started, users
+
+from databackup import settings, status
 
 from conftest import load
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from databackup import catalog, redis_repair
+from databackup.redis import log
 from test_backup_retention import module, retention
 from test_inputs import inputs
 from test_recovery_report import reports
+
+from databackup import catalog
 
 # As POSIX writes New York and Kolkata: they need no file of the host.
 ZONES = ["UTC0", "EST5EDT,M3.2.0,M11.1.0", "IST-5:30"]
@@ -58,4 +60,4 @@ def test_redis_log_is_read_in_the_zone_of_the_host(change: datetime, minutes: in
     seconds = int(change.timestamp()) + minutes * 60
     line = time.strftime("812:M %d %b %Y %H:%M:%S.123 # Truncating the AOF", time.localtime(seconds))
     # In the hour that comes twice, the log does not tell which of both it is.
-    assert seconds in redis_repair.times_of(line)
+    assert seconds in log.times_of(line)

@@ -41,13 +41,6 @@ KEEP = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "within")
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
-def program(paths: Iterable[str], library: str) -> list[dict[str, str]]:
-    """Return for write_files what a package's modules on the controller become on a host."""
-    return [
-        {"path": f"{library}/{Path(path).name}", "content": Path(path).read_text(encoding="utf-8")} for path in paths
-    ]
-
-
 def source_files(
     sources: Iterable[Mapping[str, Any]], folder: str, values: Mapping[str, Any], credentials: str
 ) -> list[dict[str, str]]:
@@ -180,7 +173,6 @@ class FilterModule:
             "backup_lines": backup_lines,
             "backup_vault_hosts": vault_hosts,
             "backup_vault_host_problems": vault_host_problems,
-            "backup_program": program,
             "backup_source_files": source_files,
             "backup_retention": retention,
             "backup_retention_problems": retention_problems,

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ansible.module_utils.redis_defaults import DEFAULTS
+from ansible.module_utils.redis_text import ConfError as ConfError
+from ansible.module_utils.redis_text import size, split
 
 Scalar = str | int | float
 Value = Scalar | Sequence[Scalar] | None
@@ -72,7 +74,6 @@ SIZES = {
     "stream-node-max-bytes",
     "zset-max-listpack-value",
 }
-UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
 # One word of a few, besides those whose default is yes or no.
 ENUMS = {
     "acl-pubsub-default",
@@ -91,13 +92,6 @@ HIDDEN = "(hidden)"
 # A password or its hash among the rules of a user, quoted or not.
 PASSWORD = r"""(?:(?<=\s)|^)(?:(["'])([#!<>]).*?(?:(?<!\\)\1(?=\s|$)|$)|([#!<>])\S+)"""
 
-SPACES = b" \t\n\v\f\r"
-ESCAPES = {ord("n"): 10, ord("r"): 13, ord("t"): 9, ord("b"): 8, ord("a"): 7}
-
-
-class ConfError(ValueError):
-    """A directive, a value or a line that cannot be in a redis.conf of ours; the message names it."""
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -111,57 +105,6 @@ class Entry:
 def canonical(name: str) -> str:
     """Return a directive's name as Redis writes it today."""
     return ALIASES.get(name.lower(), name.lower())
-
-
-def split(line: str) -> tuple[str, ...]:
-    """Return the words of a line, as sdssplitargs does; raises ConfError for quotes that do not close."""
-    data = line.encode(errors="surrogateescape")
-    words: list[bytes] = []
-    at = 0
-    while True:
-        while at < len(data) and data[at] in SPACES:
-            at += 1
-        if at == len(data):
-            return tuple(word.decode(errors="surrogateescape") for word in words)
-        word, at = _word(data, at)
-        words.append(word)
-
-
-def _word(data: bytes, at: int) -> tuple[bytes, int]:
-    """Return the word that begins at a place, and the place after it."""
-    word = bytearray()
-    while at < len(data) and data[at] not in b" \t\n\r":
-        if data[at] in b"\"'":
-            # As in Redis, a quote may open within a word; where it closes, the word ends.
-            part, at = _quoted(data, at + 1, data[at])
-            return bytes(word + part), at
-        word.append(data[at])
-        at += 1
-    return bytes(word), at
-
-
-def _quoted(data: bytes, at: int, quotes: int) -> tuple[bytes, int]:
-    """Return the text from after an opening quote to the closing one, and the place after that."""
-    text = bytearray()
-    double = quotes == ord('"')
-    while at < len(data):
-        if data[at] == quotes:
-            if at + 1 < len(data) and data[at + 1] not in SPACES:
-                break
-            return bytes(text), at + 1
-        if double and (code := re.match(rb"\\x([0-9a-fA-F]{2})", data[at : at + 4])):
-            text.append(int(code[1], 16))
-            at += 4
-        elif double and data[at] == ord("\\") and at + 1 < len(data):
-            text.append(ESCAPES.get(data[at + 1], data[at + 1]))
-            at += 2
-        elif not double and data[at : at + 2] == b"\\'":
-            text.append(ord("'"))
-            at += 2
-        else:
-            text.append(data[at])
-            at += 1
-    raise ConfError("unbalanced quotes")
 
 
 def quote(word: str) -> str:
@@ -366,8 +309,8 @@ def _number(text: str) -> object:
 
 def _size(text: str) -> object:
     """Return a memory size in bytes, or the text itself if it is none, such as the share `5%`."""
-    parts = re.fullmatch(r"(\d+)([a-z]*)", text.lower())
-    return int(parts[1]) * UNITS[parts[2]] if parts and parts[2] in UNITS else text.lower()
+    found = size(text)
+    return text.lower() if found is None else found
 
 
 def merge(text: str, wanted: Mapping[str, Value]) -> str:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import programs
+from ansible.module_utils import programs, redis_text
 from ansible.module_utils.redis_peer import Foreign, listening, main_pid, older_than, prove
 from ansible.module_utils.resp import Client, ErrorReply, ProtocolError
 
@@ -66,10 +66,8 @@ def credentials(file: str | None) -> list[dict[str, Any]]:
         text = Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    if not values.get("REDISCLI_AUTH"):
-        return []
-    return [{"username": values.get("REDISCLI_USER", "default"), "password": values["REDISCLI_AUTH"]}]
+    known = redis_text.login(text)
+    return [{"username": known[0], "password": known[1]}] if known else []
 
 
 def where(server: dict[str, Any]) -> str:

@@ -94,10 +94,11 @@ def live(host: Host) -> dict[str, Any]:
     """Return keys and digest of what Redis has now, by a snapshot of its own that is read on the host."""
     code = """
 import json, sys
-sys.path.insert(0, "/usr/local/lib")
-from databackup import rdb, settings
-from databackup.redis_server import connect, credentials
-from databackup.replication import Snapshot
+sys.path.insert(0, "/usr/local/sbin/databackup")
+from databackup import settings
+from databackup.redis import rdb
+from databackup.redis.replication import Snapshot
+from databackup.redis.server import connect, credentials
 options = settings.source("redis").options
 with connect(options["server"], credentials(options["credentials_file"])) as client:
     summary = rdb.summarize(Snapshot(client).chunks())

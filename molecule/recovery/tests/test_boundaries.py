@@ -1,4 +1,4 @@
-"""What user redis can do to databackup on a host with systemd. Case by case: tests/test_databackup_boundaries.py."""
+"""What user redis can do to databackup on a host with systemd. Case by case: databackup/tests/test_boundaries.py."""
 
 from __future__ import annotations
 
@@ -97,8 +97,9 @@ def test_whoever_takes_the_port_of_a_trial_gets_no_password_of_admin(redis1: Hos
     before = live(redis1)
     code = """
 import subprocess, sys, time
-sys.path.insert(0, "/usr/local/lib")
-from databackup import redis_restore, service
+sys.path.insert(0, "/usr/local/sbin/databackup")
+from databackup import service
+from databackup.redis import restore as redis_restore
 plain = service.Unit.start_apart
 
 def start_apart(unit, arguments):
@@ -111,7 +112,7 @@ def start_apart(unit, arguments):
 
 service.Unit.start_apart = start_apart
 sys.argv = ["databackup", "restore", "redis"]
-from databackup.__main__ import main
+from databackup.cli import main
 sys.exit(main())
 """
     redis1.check_output(f"sh -c 'cat > /run/listener.py <<\"END\"\n{LISTENER}\nEND\nchmod 644 /run/listener.py'")

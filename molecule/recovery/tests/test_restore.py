@@ -100,11 +100,11 @@ def test_a_host_that_dies_in_the_middle_comes_up_with_the_old_data(redis1: Host)
     before = live(redis1)
     code = """
 import os, signal, sys
-sys.path.insert(0, "/usr/local/lib")
-from databackup import redis_restore
+sys.path.insert(0, "/usr/local/sbin/databackup")
+from databackup.redis import restore as redis_restore
 redis_restore.Target.compare = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
 sys.argv = ["databackup", "restore", "redis"]
-from databackup.__main__ import main
+from databackup.cli import main
 main()
 """
     assert python(redis1, code).rc != 0

@@ -192,7 +192,7 @@ def test_it_gets_no_shell_no_files_and_no_way_on(ready: str, redis1: Host) -> No
 # The one way to a backup of another host is to say that it is of that one.
 FORGED = """
 import sys
-sys.path.insert(0, "/usr/local/lib")
+sys.path.insert(0, "/usr/local/sbin/databackup")
 from datetime import UTC, datetime
 from databackup import catalog, settings
 from databackup.restic import Restic

@@ -1,7 +1,7 @@
 # Print what the role must know of a host, as name=value lines. Changes nothing.
-#   look.sh CONFIG STATE HOST PACKAGE…
-config=$1 state=$2 host=$3
-shift 3
+#   look.sh CONFIG STATE COMMAND LIBRARY HOST PACKAGE…
+config=$1 state=$2 command=$3 library=$4 host=$5
+shift 5
 # Whatever language the host speaks, its answers are compared.
 export LC_ALL=C
 # Unlike sh's echo, it makes no new line of a backslash.
@@ -14,6 +14,8 @@ for package in "$@"; do
   esac
 done
 echo "missing=${missing# }"
+say "program=$(sha256sum "$command" 2>/dev/null | cut -d' ' -f1) $(stat --format '%a %U %G' "$command" 2>/dev/null)"
+[ ! -e "$library/__main__.py" ] && echo "modules=no" || echo "modules=yes"
 say "key=$(cat "$config/ssh/id_ed25519.pub" 2>/dev/null)"
 # The hosts that it would send backups to; `known` may come several times.
 sed -n 's/^[^#]/known=&/p' "$config/ssh/known_hosts" 2>/dev/null

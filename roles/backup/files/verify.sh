@@ -7,11 +7,12 @@ export LC_ALL=C
 say() { printf '%s\n' "$1"; }
 shift 3
 for name in "$@"; do
-  say "status.$name=$(databackup status "$name" 2>&1 | head -n 1 | sed 's/^<3>//')"
-  databackup status "$name" >/dev/null 2>&1 && say "ok.$name=yes"
+  told=$(databackup status "$name" 2>&1) && say "ok.$name=yes"
+  say "status.$name=$(say "$told" | head -n 1 | sed 's/^<3>//')"
   unit=databackup@$name.timer
   say "timer.$name=$(systemctl is-active "$unit"), $(systemctl is-enabled "$unit" 2>&1)"
 done
+say "version=$(databackup --version 2>/dev/null)"
 # Whatever of configuration and state anybody but root may read, the metrics excepted.
 say "open=$(find "$config" "$state" -type f -perm /077 ! -name '*.prom' ! -name '*.pub' -printf '%p ' 2>/dev/null | tr '\n' ' ')"
 say "owners=$(find "$config" "$state" ! -user root -printf '%p ' 2>/dev/null | tr '\n' ' ')"

@@ -1,1 +1,0 @@
-../../../../plugins/module_utils/redis_peer.py
