@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 from databackup.redis import log
+from recovery import inputs as report
 from test_backup_retention import module, retention
 from test_inputs import inputs
-from test_recovery_report import reports
 
 from databackup import catalog
 
@@ -51,7 +51,7 @@ def test_a_time_without_a_zone_is_utc_wherever_it_is_read(change: datetime, minu
         assert catalog.parse_time(written).timestamp() == seconds
     assert module.at({"time": f"{text}.123456789Z"}) == pytest.approx(seconds, abs=1)
     assert inputs.as_moment(text).timestamp() == seconds
-    assert reports.moment(text, "lost_at") == seconds
+    assert report.moment(text, "lost_at") == seconds
 
 
 @pytest.mark.parametrize("change", [BACK, FORWARD], ids=["back", "forward"])
