@@ -184,8 +184,8 @@ def test_a_planted_journal_moves_nothing_into_a_folder_of_root(
     play('mkdir -p "$1/x/y/z"', host.data)
     host.configure(dbfilename="../victim/planted")
     before = tree(victim)
-    with suppress(Failed):
-        recover(host, *words)
+    # There is nothing to undo, so what stands in the configuration does not matter.
+    recover(host, *words)
     assert tree(victim) == before
 
 

@@ -242,16 +242,16 @@ class Target:
 
     def former(self) -> dict[str, Any] | None:
         """Return what the journal of an earlier version says, if there is one; see journal.former."""
-        names = [self.dump, self.log]
         advice = f"The data from before are in the folder before-restore-… in {self.data}: put them in place by hand"
         noted = journal.former(
             self.data / FORMER_JOURNAL,
             self.say,
-            lambda had: all(plain(item) and item in names for item in had),
+            # Only then: what the configuration says, its owner can have planted as well.
+            lambda had: all(plain(item) and item in (self.dump, self.log) for item in had),
             advice,
             REPAIR,
         )
-        return noted and {**noted, "names": names}
+        return noted and {**noted, "names": [self.dump, self.log]}
 
     def _recover_former(self) -> str:
         noted = self.former()
