@@ -997,3 +997,16 @@ def test_a_backup_of_a_redis_that_is_down_or_refuses(site: Site) -> None:
     after = site.digest()
     note("Redis is down, backup", str(caught.value), before, after)
     assert after == before
+
+
+def test_a_redis_that_listens_at_another_address_by_now_is_found_by_its_process(site: Site) -> None:
+    """As between redis.yml, which has moved it, and backup.yml, which tells databackup of it."""
+    site.set_source(options={**site.source.options, "server": {"host": "127.0.0.9", "port": site.port}})
+    assert site.backup()
+    # Where it does not run, there is nobody to be found, whoever listens at its address from before.
+    site.service.stop()
+    with pytest.raises(Failed, match=r"127\.0\.0\.9:\d+ cannot be reached"):
+        site.backup()
+    with socket.create_server(("127.0.0.9", site.port)), pytest.raises(Failed, match="held by another process"):
+        site.backup()
+    site.service.start(60)

@@ -24,7 +24,8 @@ from databackup import journal, programs, restore, service
 from databackup.errors import Failed
 from databackup.journal import Journal, Say
 from databackup.owner import Owner, plain
-from databackup.redis import digest, proof, rdb
+from databackup.redis import digest, rdb
+from databackup.redis.proof import Proof
 from databackup.redis.replication import Snapshot
 from databackup.redis.resp import Client, ErrorReply, ProtocolError
 from databackup.redis.server import Configuration, connect, count, credentials, info, version_of
@@ -79,7 +80,7 @@ class Target:
         self.options = source.options
         user = Owner(str(self.options["user"]))
         self.owner = owner or user
-        self.prove = proof.of(service, user, str(self.options["unit"]))
+        self.prove = Proof(service, user, str(self.options["unit"]))
         self.data = Path(self.options["data"])
         self.configuration = configuration or Configuration(self.options["config_file"], user)
         self.journal = Journal.of(source)

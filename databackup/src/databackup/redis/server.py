@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,13 +34,17 @@ def credentials(file: str) -> tuple[str, str] | None:
 def reach(server: dict[str, Any], timeout: float = 60.0, *, prove: Proof | None = None) -> socket.socket:
     """Return a connection to the server, proven where that is asked for, through which nothing was sent yet.
 
-    Raises Failed when it ends elsewhere, and when none comes about.
+    A unit's process that no longer listens where the source says is found where it does: after a new address,
+    redis.yml runs before backup.yml. Raises Failed when the connection ends elsewhere, and when none comes about.
     """
-    host = server.get("host", "127.0.0.1")
+    host, port = server.get("host", "127.0.0.1"), int(server["port"])
     try:
-        connection = socket.create_connection((host, server["port"]), timeout=timeout)
+        connection = socket.create_connection((host, port), timeout=timeout)
     except OSError as error:
-        raise Failed(f"Redis on {host}:{server['port']} cannot be reached: {error}") from None
+        found = _elsewhere(port, timeout, prove) if prove else None
+        if found is None:
+            raise Failed(f"Redis on {host}:{port} cannot be reached: {error}") from None
+        connection = found
     try:
         if prove is not None:
             prove(connection)
@@ -47,6 +52,15 @@ def reach(server: dict[str, Any], timeout: float = 60.0, *, prove: Proof | None 
         connection.close()
         raise
     return connection
+
+
+def _elsewhere(port: int, timeout: float, prove: Proof) -> socket.socket | None:
+    for host in prove.listening(port):
+        # From loopback, which the unit lets in whatever systemd knows of the host's addresses by now.
+        source = ("::1" if ":" in host else "127.0.0.1", 0)
+        with suppress(OSError):
+            return socket.create_connection((host, port), timeout, source_address=source)
+    return None
 
 
 def _offer(server: dict[str, Any], *, named: bool) -> ssl.SSLContext | None:
