@@ -17,7 +17,7 @@ The preflight and `verify.yml` share it. Two forms:
 
     checks:                        # report, once
       report: Preflight
-      success: Nothing stands against it.
+      success: No problem found.
       failure: Nothing was changed on any host.
       table: true                  # shows every check
       write: [report.json, report.xml]
