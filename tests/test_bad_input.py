@@ -96,7 +96,11 @@ REDIS: list[tuple[str, Any, str]] = [
     ("redis_settings", {"maxmemory": "1gb"}, "found 'maxmemory'; expected no directive that has an input of its own"),
     ("redis_settings", {"requirepass": "x"}, "redis_password is the default user's password"),
     ("redis_settings", {"rename-command": "FLUSHALL x"}, "a renamed one breaks replication"),
-    ("redis_settings", {"replicaof": "a 1"}, "found 'replicaof'; expected no directive that must not be set: Redis itself writes it"),
+    (
+        "redis_settings",
+        {"replicaof": "a 1"},
+        "found 'replicaof'; expected no directive that must not be set: Redis itself writes it",
+    ),
     ("redis_settings", {"hz": "10\nport 6379"}, "found 'hz'; expected a text in one line"),
     ("redis_install", "snap", "found 'snap'; expected package, repository or source"),
     ("redis_security_max_age", "a week", "found 'a week'; expected days"),

@@ -18,6 +18,7 @@ import pytest
 from cryptography import x509
 from databackup.errors import Failed
 from databackup.redis import server as redis_server
+from databackup.redis.proof import Proof
 from test_certificates import LOOPBACK, issue
 from test_redis_peer import OLD, PASSWORD, Listener, Unit, peer, redis_config, redis_users, resp, run, started, users
 
@@ -372,26 +373,33 @@ def test_an_address_of_another_host_is_absent_here() -> None:
     assert [redis_service.absent(address) for address in ("127.0.0.1", "127.0.0.2", "0.0.0.0")] == [False] * 3
 
 
+class Judged(Proof):
+    """Stands for a unit's process, which has the other end of each connection, or has none."""
+
+    def __init__(self, ours: bool) -> None:
+        self.ours = ours
+
+    def __call__(self, connection: socket.socket) -> None:
+        if not self.ours:
+            raise Failed("held by another process")
+
+
 def test_a_backup_between_two_runs_logs_in_to_the_process_whatever_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # What /etc/databackup says is of backup.yml, which comes after redis.yml.
     with host(tmp_path, monkeypatch, capsys) as unit:
         login = ("admin", PASSWORD)
-
-        def foreign(connection: socket.socket) -> None:
-            raise Failed("held by another process")
-
         described = way(unit, "before")
-        with redis_server.connect(described, login, prove=lambda connection: None) as client:
+        with redis_server.connect(described, login, prove=Judged(True)) as client:
             assert client.call("PING") == "PONG"
         with pytest.raises(Failed, match="Hostname mismatch"):
             redis_server.connect(described, login)
         with pytest.raises(Failed, match="another process"):
-            redis_server.connect(described, login, prove=foreign)
+            redis_server.connect(described, login, prove=Judged(False))
         (tmp_path / "ca.crt").write_text(issue("Another").crt)
         with pytest.raises(Failed, match="certificate verify failed"):
-            redis_server.connect(described, login, prove=lambda connection: None)
+            redis_server.connect(described, login, prove=Judged(True))
 
 
 def test_names_are_compared_as_they_are_written_in_certificates() -> None:
