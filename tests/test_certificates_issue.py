@@ -39,7 +39,14 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     }
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}))
     tasks = [
-        {"name": part, "ansible.builtin.include_role": {"name": "certificates", "tasks_from": part, "public": True}}
+        {
+            "name": part,
+            "ansible.builtin.include_role": {
+                "name": "quantdesk.redis.certificates",
+                "tasks_from": part,
+                "public": True,
+            },
+        }
         for part in ("authority", "issue")
     ]
     (folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
@@ -99,9 +106,12 @@ class Controller:
         (self.folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}))
         # As the playbooks do: the preflight first, and the role after that.
         tasks = [
-            {"name": "Ask", "ansible.builtin.include_role": {"name": "certificates", "tasks_from": "preflight"}},
+            {
+                "name": "Ask",
+                "ansible.builtin.include_role": {"name": "quantdesk.redis.certificates", "tasks_from": "preflight"},
+            },
             {"name": "Remember", "ansible.builtin.set_fact": {"preflight_passed": True}},
-            {"name": "Issue and install", "ansible.builtin.import_role": {"name": "certificates"}},
+            {"name": "Issue and install", "ansible.builtin.import_role": {"name": "quantdesk.redis.certificates"}},
         ]
         (self.folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
         program = Path(sys.executable).parent / "ansible-playbook"
