@@ -16,7 +16,7 @@ from test_checks import play
 
 from conftest import load
 
-reports = load("plugins/action/recovery_report.py", "recovery_report")
+reports = load("plugins/action/recovery_report.py")
 
 START = datetime(2026, 1, 31, 14, 5, 20, tzinfo=UTC).timestamp()
 LOST = "2026-01-31T14:05:12Z"
@@ -482,7 +482,7 @@ def test_a_file_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.Mo
 
 def task(**changes: Any) -> dict[str, Any]:
     """Return a task that reports."""
-    return {"name": "Report", "recovery_report": options(**changes), "register": "report"}
+    return {"name": "Report", "quantdesk.redis.recovery_report": options(**changes), "register": "report"}
 
 
 SHOW = {

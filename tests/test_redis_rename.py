@@ -24,8 +24,8 @@ from test_redis_peer import OLD, PASSWORD, Unit, peer, redis_config, redis_users
 
 from conftest import load
 
-redis_service = load("plugins/modules/redis_service.py", "redis_service")
-redis_command = load("plugins/modules/redis_command.py", "redis_command")
+redis_service = load("plugins/modules/redis_service.py")
+redis_command = load("plugins/modules/redis_command.py")
 
 pytestmark = pytest.mark.slow
 

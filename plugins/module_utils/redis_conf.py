@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ansible.module_utils.redis_defaults import DEFAULTS
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_defaults import DEFAULTS
 
 Scalar = str | int | float
 Value = Scalar | Sequence[Scalar] | None
