@@ -946,7 +946,7 @@ def write(path: Path, content: str) -> bool:
     return True
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(ActionBase):
     """Runs on the controller alone."""
 
     TRANSFERS_FILES = False
