@@ -26,10 +26,16 @@ from ports import free_port
 PROJECT = Path(__file__).resolve().parent.parent
 # Where the libraries of modules find one another, as on a host.
 module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
+# This checkout as the collection quantdesk.redis, by the link that requirements/install makes.
+sys.path.insert(0, str(PROJECT / ".ansible/collections"))
 
 
-def load(path: str, name: str) -> ModuleType:
+def load(path: str, name: str | None = None) -> ModuleType:
     """Load a plugin by its path, under the name that Ansible gives it."""
+    if name is None:
+        return importlib.import_module(
+            f"ansible_collections.quantdesk.redis.{path.removesuffix('.py').replace('/', '.')}"
+        )
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, PROJECT / path)
