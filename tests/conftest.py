@@ -97,6 +97,19 @@ def ansible_module(name: str, arguments: dict[str, Any], *options: str) -> tuple
     return ansible("ansible", "localhost", "-m", name, "-a", json.dumps(arguments), *options)
 
 
+def collections(folder: Path, **modules: str) -> str:
+    """Return a value of ANSIBLE_COLLECTIONS_PATH with which some modules of this collection are other programs."""
+    place = folder / "ansible_collections/quantdesk/redis"
+    (place / "plugins/modules").mkdir(parents=True)
+    for path in [*PROJECT.glob("plugins/modules/*.*"), *PROJECT.glob("plugins/*"), *PROJECT.glob("*")]:
+        link = place / path.relative_to(PROJECT)
+        if path.stem not in modules and not link.exists():
+            link.symlink_to(path)
+    for name, source in modules.items():
+        (place / f"plugins/modules/{name}.py").write_text(source)
+    return f"{folder}:{PROJECT}/.ansible/collections"
+
+
 Test = TypeVar("Test", bound=Callable[..., None])
 
 

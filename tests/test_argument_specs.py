@@ -64,7 +64,13 @@ def entered(tmp_path_factory: pytest.TempPathFactory) -> str:
     # What the roles' defaults take from the inventory.
     inventory = {"private_address": "10.0.0.1", "certificates_path": "/etc/ssl/example"}
     content = [
-        {"name": role, "hosts": role, "gather_facts": False, "vars": {**inventory, **required}, "roles": [role]}
+        {
+            "name": role,
+            "hosts": role,
+            "gather_facts": False,
+            "vars": {**inventory, **required},
+            "roles": [f"quantdesk.redis.{role}"],
+        }
         for role, required in REQUIRED.items()
     ]
     play = tmp_path_factory.mktemp("entered") / "play.yml"
@@ -123,7 +129,7 @@ def test_readmes_are_as_they_would_be_made(capsys: pytest.CaptureFixture[str]) -
 def test_a_role_is_entered_with_what_is_required_and_nothing_else(entered: str, role: str) -> None:
     assert re.search(rf"^{role} +: ok=[1-9].* unreachable=0 +failed=0 ", entered, re.MULTILINE), entered
     play = entered.split(f"\nPLAY [{role}] ")[1].split("\nPLAY ")[0]
-    assert f"TASK [{role} : Validating arguments against arg spec 'main'" in play
+    assert f"TASK [quantdesk.redis.{role} : Validating arguments against arg spec 'main'" in play
 
 
 @pytest.mark.parametrize(

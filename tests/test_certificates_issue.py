@@ -48,7 +48,14 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
         "certificates_ca_dir": f"{folder}/pki",
     }
     tasks = [
-        {"name": part, "ansible.builtin.include_role": {"name": "certificates", "tasks_from": part, "public": True}}
+        {
+            "name": part,
+            "ansible.builtin.include_role": {
+                "name": "quantdesk.redis.certificates",
+                "tasks_from": part,
+                "public": True,
+            },
+        }
         for part in ("authority", "issue")
     ]
     printed = [play(folder, hosts, common, tasks) for _ in range(2)]
@@ -92,9 +99,12 @@ class Controller:
         }
         # As the playbooks do: the preflight first, and the role after that.
         tasks = [
-            {"name": "Ask", "ansible.builtin.include_role": {"name": "certificates", "tasks_from": "preflight"}},
+            {
+                "name": "Ask",
+                "ansible.builtin.include_role": {"name": "quantdesk.redis.certificates", "tasks_from": "preflight"},
+            },
             {"name": "Remember", "ansible.builtin.set_fact": {"preflight_passed": True}},
-            {"name": "Issue and install", "ansible.builtin.import_role": {"name": "certificates"}},
+            {"name": "Issue and install", "ansible.builtin.import_role": {"name": "quantdesk.redis.certificates"}},
         ]
         return play(self.folder, hosts, common, tasks, *(["--check"] if check else []))
 

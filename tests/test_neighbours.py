@@ -13,7 +13,7 @@ import jinja2
 import pytest
 from test_bad_input import SECRET, run, variables
 
-from conftest import PROJECT, ansible, load
+from conftest import PROJECT, ansible, collections, load
 
 look = load("plugins/module_utils/host_neighbours.py", "ansible.module_utils.host_neighbours")
 judge = load("plugins/filter/neighbours.py", "neighbours_filters")
@@ -569,12 +569,9 @@ BALANCER = {"load_balancer_http_port": 0, "load_balancer_stats_port": 0}
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Run the preflight over hosts that say that they are untidy, without and with the permission to go on."""
     folder = tmp_path_factory.mktemp("untidy")
-    library = folder / "library"
-    library.mkdir()
     answer = json.dumps({"changed": False, "listeners": UNTIDY["listeners"], "ansible_facts": {"host_survey": UNTIDY}})
-    (library / "host_survey.py").write_text(FAKE.format(answer))
     patch = pytest.MonkeyPatch()
-    patch.setenv("ANSIBLE_LIBRARY", f"{library}:{PROJECT}/plugins/modules")
+    patch.setenv("ANSIBLE_COLLECTIONS_PATH", collections(folder, host_survey=FAKE.format(answer)))
     plain = {**variables(), **BALANCER}
     adopting = {**plain, "database_adopt": "keep", "load_balancer_adopt": "replace", "database_listen": ["127.0.0.1"]}
     both = {"one": plain, "two": adopting}
@@ -619,14 +616,11 @@ def test_an_untidy_host_is_refused_by_name(report: str, words: str, hosts: str) 
 
 
 def test_our_data_in_a_cluster_from_before_an_upgrade_are_told_and_nothing_is_made_beside_them(tmp_path: Path) -> None:
-    library = tmp_path / "library"
-    library.mkdir()
     survey = old_and_new(("9.6", "ours", "auto"))
     survey["postgresql"][0] |= {"program": False, "conf.d": True, "kept": ""}
     answer = json.dumps({"changed": False, "listeners": [], "ansible_facts": {"host_survey": survey}})
-    (library / "host_survey.py").write_text(FAKE.format(answer))
     patch = pytest.MonkeyPatch()
-    patch.setenv("ANSIBLE_LIBRARY", f"{library}:{PROJECT}/plugins/modules")
+    patch.setenv("ANSIBLE_COLLECTIONS_PATH", collections(tmp_path, host_survey=FAKE.format(answer)))
     one = {"one": variables()}
     try:
         done = run(tmp_path, one, one, database=one)
@@ -649,12 +643,9 @@ def test_our_data_in_a_cluster_from_before_an_upgrade_are_told_and_nothing_is_ma
 
 
 def test_the_port_that_ansible_came_by_stays_open_in_the_plays_after_the_preflight(tmp_path: Path) -> None:
-    library = tmp_path / "library"
-    library.mkdir()
     found = {"ssh_connection": "192.0.2.1 50000 192.0.2.2 2222"}
     answer = json.dumps({"changed": False, "listeners": [], **found, "ansible_facts": {"host_survey": found}})
-    (library / "host_survey.py").write_text(FAKE.format(answer))
-    role: dict[str, Any] = {"name": "firewall", "tasks_from": "preflight"}
+    role: dict[str, Any] = {"name": "quantdesk.redis.firewall", "tasks_from": "preflight"}
     again = {"import_role": role, "when": "not preflight_passed | default(false)"}
     plays = [
         {"hosts": "localhost", "gather_facts": False, "tasks": [{"import_role": role}]},
@@ -668,7 +659,7 @@ def test_the_port_that_ansible_came_by_stays_open_in_the_plays_after_the_preflig
     ]
     (tmp_path / "play.yml").write_text(json.dumps(plays))
     patch = pytest.MonkeyPatch()
-    patch.setenv("ANSIBLE_LIBRARY", f"{library}:{PROJECT}/plugins/modules")
+    patch.setenv("ANSIBLE_COLLECTIONS_PATH", collections(tmp_path, host_survey=FAKE.format(answer)))
     try:
         code, said = ansible("ansible-playbook", "-e", "ansible_become=false", tmp_path / "play.yml")
     finally:

@@ -29,7 +29,9 @@ def test_a_redis_conf_with_letters_that_the_locale_does_not_have(tmp_path: Path)
             "tasks": [
                 {
                     "name": "Write",
-                    "write_files": {"files": [{"path": f"{tmp_path}/euro", "content": "5 €\n", "mode": "0600"}]},
+                    "quantdesk.redis.write_files": {
+                        "files": [{"path": f"{tmp_path}/euro", "content": "5 €\n", "mode": "0600"}]
+                    },
                 }
             ],
         },

@@ -93,7 +93,7 @@ def play(root: Root, locked: float = 0, check: bool = False, **options: Any) -> 
             *([root.lock(locked)] if locked else []),
             {
                 "name": "Install",
-                "packages": {"name": "wanted", **options},
+                "quantdesk.redis.packages": {"name": "wanted", **options},
                 "register": "installed",
                 "check_mode": check,
             },
@@ -296,7 +296,7 @@ def test_asks_the_host_through_a_sudo_that_takes_no_input(tmp_path: Path) -> Non
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@" </dev/null\n')
     sudo.chmod(0o755)
-    asked = {"packages": {"name": "dpkg"}, "register": "there"}
+    asked = {"quantdesk.redis.packages": {"name": "dpkg"}, "register": "there"}
     variables = {"ansible_become_exe": str(sudo), "ansible_become_user": "nobody", "ansible_pipelining": False}
     told = {"ansible.builtin.debug": {"msg": "changed: {{ there.changed }}"}}
     well, output = ansible_plays(tmp_path, {"ask": {"become": True, "vars": variables, "tasks": [asked, told]}})["ask"]

@@ -141,7 +141,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
             "gather_facts": False,
             "connection": "local",
             "tasks": [
-                {"ansible.builtin.import_role": {"name": role, "tasks_from": SMALL[role]}, "when": False},
+                {
+                    "ansible.builtin.import_role": {"name": f"quantdesk.redis.{role}", "tasks_from": SMALL[role]},
+                    "when": False,
+                },
                 {
                     "ansible.builtin.copy": {
                         "dest": f"{folder}/{{{{ inventory_hostname }}}}.{role}",

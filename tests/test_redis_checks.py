@@ -23,7 +23,7 @@ def judge(name: str, state: dict[str, str]) -> dict[str, Any]:
         },
         "tasks": [
             {
-                "checks": {
+                "quantdesk.redis.checks": {
                     "subject": "redis",
                     "checks": "{{ __redis_host_live_checks | selectattr('name', 'equalto', '" + name + "') | list }}",
                 }
@@ -75,7 +75,7 @@ def judge_names(seen: dict[str, str]) -> dict[str, Any]:
         },
         "tasks": [
             {
-                "checks": {
+                "quantdesk.redis.checks": {
                     "subject": "redis-state",
                     "checks": "{{ __redis_instance_checks | selectattr('name', 'in', " + chosen + ") | list }}",
                 }

@@ -46,7 +46,7 @@ def victim(tmp_path: Path) -> Path:
 
 def users(folder: Path, binary: str) -> tuple[str, dict[str, Any]]:
     declared = [{"name": "admin", "password": ADMIN, "rules": "~* &* +@all"}]
-    return "redis_users", {
+    return "quantdesk.redis.redis_users", {
         "path": str(folder / "users.acl"),
         "users": declared,
         "server_binary": binary,
@@ -56,7 +56,7 @@ def users(folder: Path, binary: str) -> tuple[str, dict[str, Any]]:
 
 
 def config(folder: Path, binary: str) -> tuple[str, dict[str, Any]]:
-    return "redis_config", {
+    return "quantdesk.redis.redis_config", {
         "path": str(folder / "redis.conf"),
         "directives": {"maxmemory": "10mb"},
         "server_binary": binary,

@@ -174,7 +174,7 @@ def test_a_secret_on_a_command_line_or_in_a_file_is_found(tmp_path: Path) -> Non
                         "gather_facts": False,
                         "tasks": [
                             {
-                                "find_secrets": "{{ lookup('ansible.builtin.file', '"
+                                "quantdesk.redis.find_secrets": "{{ lookup('ansible.builtin.file', '"
                                 + str(tmp_path / "arguments.json")
                                 + "') | from_json }}",
                                 "register": "searched",

@@ -61,7 +61,9 @@ FAILING: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bool, str]]:
     """Whether each of the modules went well, and its output; the last one's task is no such module."""
-    plays = {module: play({"name": "Fail", module: arguments}) for module, arguments in FAILING.items()}
+    plays = {
+        module: play({"name": "Fail", f"quantdesk.redis.{module}": arguments}) for module, arguments in FAILING.items()
+    }
     plays["command"] = play({"name": "Fail", "ansible.builtin.command": {"argv": ["false", "{{ secret }}"]}})
     return ansible_plays(tmp_path_factory.mktemp("failed"), plays, "-vvvv", "--diff")
 
