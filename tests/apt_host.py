@@ -23,7 +23,7 @@ from test_packages import Root
 
 from conftest import PROJECT, load
 
-repositories = load("plugins/filter/apt_repository.py", "apt_repository")
+repositories = load("plugins/filter/apt_repository.py")
 ARCHITECTURE = subprocess.run(
     ["dpkg", "--print-architecture"], capture_output=True, text=True, check=False
 ).stdout.strip()

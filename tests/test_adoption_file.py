@@ -21,13 +21,13 @@ from conftest import PROJECT, ansible, load, server_command
 pytestmark = pytest.mark.slow
 
 for library in ("redis_defaults", "redis_conf", "redis_acl", "resp", "processes", "redis_started", "redis_answers"):
-    load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
-load("plugins/module_utils/redis_data.py", "ansible.module_utils.redis_data")
-survey = load("plugins/module_utils/redis_host.py", "ansible.module_utils.redis_host").survey
-resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
-adoption = load("plugins/action/adoption_file.py", "adoption_file")
-inputs = load("plugins/test/inputs.py", "inputs")
-filters = load("plugins/filter/redis.py", "redis_filters")
+    load(f"plugins/module_utils/{library}.py")
+load("plugins/module_utils/redis_data.py")
+survey = load("plugins/module_utils/redis_host.py").survey
+resp = load("plugins/module_utils/resp.py")
+adoption = load("plugins/action/adoption_file.py")
+inputs = load("plugins/test/inputs.py")
+filters = load("plugins/filter/redis.py")
 
 HASH, OTHER = "0" * 63 + "1", "f" * 64
 OPEN = {"name": "default", "rules": "on nopass sanitize-payload ~* &* +@all"}
@@ -617,7 +617,9 @@ def test_what_the_runbook_sets_up_is_described_and_the_role_takes_it(by_hand: tu
     hosts = {"typed": {**variables(), **values}, "rich": {**variables(), **more}, "bad": variables("redis_bind", [])}
     for host in hosts.values():
         # As inventory/production has it.
-        host["redis_ports"] = "{{ redis_instances | default([{}]) | redis_ports(redis_port, redis_tls_port) }}"
+        host["redis_ports"] = (
+            "{{ redis_instances | default([{}]) | quantdesk.redis.redis_ports(redis_port, redis_tls_port) }}"
+        )
     result = run(tmp_path, hosts, {})
     # One that is wrong, so that there is a report at all.
     assert names(result, "bad") == ["redis_bind"]
@@ -628,7 +630,7 @@ def test_what_the_runbook_sets_up_is_described_and_the_role_takes_it(by_hand: tu
 
 def resp_digest(password: str) -> str:
     """Return a password's hash."""
-    text: str = load("plugins/module_utils/redis_acl.py", "ansible.module_utils.redis_acl").digest(password)
+    text: str = load("plugins/module_utils/redis_acl.py").digest(password)
     return text
 
 

@@ -19,10 +19,10 @@ from ports import free_port
 
 from conftest import PROJECT, load
 
-load("plugins/module_utils/redis_files.py", "ansible.module_utils.redis_files")
-units = load("plugins/module_utils/app_units.py", "ansible.module_utils.app_units")
-deployment = load("plugins/modules/app_deployment.py", "app_deployment")
-trial = load("plugins/modules/app_trial.py", "app_trial")
+load("plugins/module_utils/redis_files.py")
+units = load("plugins/module_utils/app_units.py")
+deployment = load("plugins/modules/app_deployment.py")
+trial = load("plugins/modules/app_trial.py")
 
 
 class Ended(Exception):

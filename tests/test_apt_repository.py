@@ -17,7 +17,7 @@ from ports import free_port
 
 from conftest import PROJECT, ansible_plays, load
 
-apt_state = load("plugins/module_utils/apt_state.py", "apt_state")
+apt_state = load("plugins/module_utils/apt_state.py")
 
 # ansible.builtin.apt looks for its Python binding there.
 BINDING = subprocess.run(["/usr/bin/python3", "-c", "import apt"], capture_output=True, check=False).returncode == 0
@@ -315,7 +315,12 @@ def test_the_plugin_installs_the_version_that_is_held_and_only_once(host: Host, 
         return {
             "environment": {"APT_CONFIG": str(host.config)},
             "tasks": [
-                {"name": "Install", "packages": {"name": names}, "register": "installed", "check_mode": check},
+                {
+                    "name": "Install",
+                    "quantdesk.redis.packages": {"name": names},
+                    "register": "installed",
+                    "check_mode": check,
+                },
                 {"name": "Tell", "ansible.builtin.debug": {"msg": "changed: {{ installed.changed }}"}},
             ],
         }

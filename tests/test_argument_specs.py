@@ -16,7 +16,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from conftest import PROJECT, load
 
-readme = load("docs/role_readme.py", "role_readme")
+readme = load("docs/role_readme.py")
 ROLES = sorted(file.parent.parent for file in (PROJECT / "roles").glob("*/meta/argument_specs.yml"))
 REQUIRED: dict[str, dict[str, Any]] = {
     "app": {

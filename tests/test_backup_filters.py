@@ -12,7 +12,7 @@ import yaml
 
 from conftest import PROJECT, ansible_plays, load
 
-backup = load("plugins/filter/backup.py", "backup_filters")
+backup = load("plugins/filter/backup.py")
 
 SQLITE = {"name": "app", "kind": "sqlite", "options": {"database": "/a.db", "unit": "a.target", "user": "a"}}
 

@@ -18,10 +18,10 @@ from conftest import load
 
 pytestmark = pytest.mark.slow
 
-load("plugins/module_utils/backup_retention.py", "ansible.module_utils.backup_retention")
-load("plugins/module_utils/backup_places.py", "ansible.module_utils.backup_places")
-load("plugins/module_utils/redis_files.py", "ansible.module_utils.redis_files")
-module = load("plugins/modules/backup_repository.py", "backup_repository")
+load("plugins/module_utils/backup_retention.py")
+load("plugins/module_utils/backup_places.py")
+load("plugins/module_utils/redis_files.py")
+module = load("plugins/modules/backup_repository.py")
 
 OLD, NEW = "the-old-one", "the-new-one"
 RUN = SimpleNamespace(check_mode=False, params={"lock_timeout": 0})

@@ -13,10 +13,10 @@ import pytest
 
 from conftest import load
 
-retention = load("plugins/module_utils/backup_retention.py", "ansible.module_utils.backup_retention")
-load("plugins/module_utils/backup_places.py", "ansible.module_utils.backup_places")
-load("plugins/module_utils/redis_files.py", "ansible.module_utils.redis_files")
-module = load("plugins/modules/backup_repository.py", "backup_repository")
+retention = load("plugins/module_utils/backup_retention.py")
+load("plugins/module_utils/backup_places.py")
+load("plugins/module_utils/redis_files.py")
+module = load("plugins/modules/backup_repository.py")
 
 DAY = 86400.0
 NOW = 1_800_000_000.0

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from conftest import load
 
-filters = load("plugins/filter/certificates.py", "certificates_filters")
+filters = load("plugins/filter/certificates.py")
 
 PASSPHRASE = "correct-horse-battery"
 NOW = dt.datetime.now(dt.UTC)

@@ -14,8 +14,8 @@ from test_bad_input import names, run, variables
 
 from conftest import PROJECT, ansible, load
 
-look = load("plugins/module_utils/host_neighbours.py", "ansible.module_utils.host_neighbours")
-judge = load("plugins/filter/neighbours.py", "neighbours_filters")
+look = load("plugins/module_utils/host_neighbours.py")
+judge = load("plugins/filter/neighbours.py")
 
 MARKER = "Ansible managed"
 STATE = """1

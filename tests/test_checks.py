@@ -12,7 +12,7 @@ import yaml
 
 from conftest import PROJECT, in_play, load
 
-checks = load("plugins/action/checks.py", "checks")
+checks = load("plugins/action/checks.py")
 
 
 def play(folder: Path, tasks: list[dict[str, Any]], hosts: str = "one", **variables: Any) -> tuple[int, str]:
@@ -33,12 +33,12 @@ def play(folder: Path, tasks: list[dict[str, Any]], hosts: str = "one", **variab
 
 def task(*items: dict[str, Any]) -> dict[str, Any]:
     """Return a task that collects checks."""
-    return {"name": "Collect", "checks": {"subject": "test", "checks": list(items)}}
+    return {"name": "Collect", "quantdesk.redis.checks": {"subject": "test", "checks": list(items)}}
 
 
 REPORT: dict[str, Any] = {
     "name": "Report",
-    "checks": {"report": "Test", "success": "Fine.", "failure": "Bad.", "table": True},
+    "quantdesk.redis.checks": {"report": "Test", "success": "Fine.", "failure": "Bad.", "table": True},
     "run_once": True,
 }
 
@@ -87,7 +87,7 @@ def test_an_undefined_variable_is_a_problem_with_its_name_and_not_the_end(played
 
 
 @in_play(
-    task({"name": "word", "that": "word is password", "secret": True, "expected": "a better one"}),
+    task({"name": "word", "that": "word is quantdesk.redis.password", "secret": True, "expected": "a better one"}),
     REPORT,
     checks_deferred="results",
     word="sesame",

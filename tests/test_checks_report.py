@@ -13,7 +13,7 @@ from test_checks import REPORT, play, task
 
 from conftest import in_play, load
 
-checks = load("plugins/action/checks.py", "checks")
+checks = load("plugins/action/checks.py")
 
 
 def result(name: str, found: str = "1", verdict: str = "FAILED", control: tuple[int, ...] = ()) -> dict[str, Any]:
@@ -30,7 +30,10 @@ def result(name: str, found: str = "1", verdict: str = "FAILED", control: tuple[
 
 def writing(*paths: Path | str) -> dict[str, Any]:
     """Return a report that writes files."""
-    return {**REPORT, "checks": {**REPORT["checks"], "write": [str(path) for path in paths]}}
+    return {
+        **REPORT,
+        "quantdesk.redis.checks": {**REPORT["quantdesk.redis.checks"], "write": [str(path) for path in paths]},
+    }
 
 
 def test_what_holds_is_no_problem() -> None:
@@ -128,7 +131,7 @@ def test_a_value_to_compare_with_that_is_undefined_is_a_problem(played: tuple[bo
 
 
 @in_play(
-    task({"name": "word", "that": "word is password", "secret": True, "expected": "a better one"}),
+    task({"name": "word", "that": "word is quantdesk.redis.password", "secret": True, "expected": "a better one"}),
     # Ansible quotes the lines around a failed task: the word must not stand there as it is.
     word="{{ 'ses' ~ 'ame' }}",
 )
@@ -158,7 +161,7 @@ def test_reports_are_written_although_checks_failed(tmp_path: Path) -> None:
         {"name": "a", "equals": "1", "control": 19},
         {"name": "b", "equals": "'<x> & \"y\"'", "control": [21, 22]},
         {"name": "c", "when": "false", "otherwise": "no sentinel here"},
-        {"name": "word", "that": "word is password", "secret": True, "expected": "a better one"},
+        {"name": "word", "that": "word is quantdesk.redis.password", "secret": True, "expected": "a better one"},
     ]
     files = [tmp_path / "report.json", tmp_path / "report.xml"]
     tasks = [task(*items), writing(*files)]

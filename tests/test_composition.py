@@ -15,9 +15,9 @@ from test_bad_input import names, problems, run, variables
 
 from conftest import PROJECT, ansible, load
 
-endpoints = load("plugins/filter/endpoints.py", "quantdesk_endpoints")
-ports = load("plugins/filter/ports.py", "quantdesk_ports")
-inputs = load("plugins/test/inputs.py", "inputs")
+endpoints = load("plugins/filter/endpoints.py")
+ports = load("plugins/filter/ports.py")
+inputs = load("plugins/test/inputs.py")
 SECRETS = {
     "vault_redis_app_password": "0123456789abcdef",
     "vault_redis_backup_password": "0123456789abcdef",

@@ -13,7 +13,7 @@ from conftest import load
 
 pytestmark = pytest.mark.slow
 
-action = load("plugins/action/databackup.py", "databackup_action")
+action = load("plugins/action/databackup.py")
 # Says for any unit that it runs.
 SYSTEMCTL = "#!/bin/sh\nexit 0\n"
 

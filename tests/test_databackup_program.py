@@ -15,7 +15,7 @@ import pytest
 from conftest import PROJECT, ansible, load
 
 pytestmark = pytest.mark.slow
-lookup = load("plugins/lookup/databackup_program.py", "databackup_program")
+lookup = load("plugins/lookup/databackup_program.py")
 
 
 @pytest.fixture(scope="module")

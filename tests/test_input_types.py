@@ -23,8 +23,8 @@ from test_bad_input import names, run, variables
 
 from conftest import PROJECT, load
 
-inputs = load("plugins/test/inputs.py", "inputs")
-checks = load("plugins/action/checks.py", "checks")
+inputs = load("plugins/test/inputs.py")
+checks = load("plugins/action/checks.py")
 
 SPECS = {role.name: options(role) for role in ROLES}
 BOOLEANS = {name: role for role, spec in SPECS.items() for name, option in spec.items() if option["type"] == "bool"}
@@ -293,7 +293,9 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
             if (PROJECT / "roles" / role / part).exists():
                 (place / part).symlink_to(PROJECT / "roles" / role / part)
         asked = [{"name": name, "found": text, "expected": "-"} for name, text in expressions_of(role).items()]
-        (place / "tasks/main.yml").write_text(json.dumps([{"checks": {"subject": role, "checks": asked}}]))
+        (place / "tasks/main.yml").write_text(
+            json.dumps([{"quantdesk.redis.checks": {"subject": role, "checks": asked}}])
+        )
     good = {**variables(), **BACKUP, "app_tls_cert_file": "/etc/ssl/host.crt", "backup_ssh_user": "backups"}
     pki = PROJECT / "tests/inventory/pki/ca.crt"
     good |= {"certificates_source": "files", "certificates_files": dict.fromkeys(("ca", "cert", "key"), str(pki))}
@@ -315,7 +317,12 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
             {"ansible.builtin.set_fact": {**FACTS, "cacheable": True}},
             {"ansible.builtin.include_role": {"name": "{{ tested_role }}"}},
             {
-                "checks": {"report": "Rendered", "success": "", "failure": "", "write": [str(folder / "report.json")]},
+                "quantdesk.redis.checks": {
+                    "report": "Rendered",
+                    "success": "",
+                    "failure": "",
+                    "write": [str(folder / "report.json")],
+                },
                 "run_once": True,
             },
         ],

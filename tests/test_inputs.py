@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from conftest import load
 
-inputs = load("plugins/test/inputs.py", "inputs")
-sizes = load("plugins/filter/sizes.py", "sizes")
+inputs = load("plugins/test/inputs.py")
+sizes = load("plugins/filter/sizes.py")
 TESTS = inputs.TestModule().tests()
 
 CASES: list[tuple[str, list[Any], list[Any]]] = [

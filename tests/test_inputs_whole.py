@@ -16,7 +16,7 @@ from test_inputs import CASES, TESTS
 
 from conftest import load
 
-sizes = load("plugins/filter/sizes.py", "sizes")
+sizes = load("plugins/filter/sizes.py")
 
 MORE: list[tuple[str, list[Any], list[Any]]] = [
     ("all_address", [[], ["10.0.0.1", "::1"]], [["10.0.0.1", "host"], ["10.0.0.0/8"], "10.0.0.1", {"10.0.0.1": 1}]),

@@ -13,8 +13,8 @@ import yaml
 
 from conftest import PROJECT, ansible, load
 
-listening = load("plugins/module_utils/listeners.py", "ansible.module_utils.listeners")
-ports = load("plugins/filter/ports.py", "ports_filter")
+listening = load("plugins/module_utils/listeners.py")
+ports = load("plugins/filter/ports.py")
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_module_finds_a_socket_of_this_machine_and_the_session_although_sudo
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        code, output = ansible("ansible", "localhost", "-m", "host_survey")
+        code, output = ansible("ansible", "localhost", "-m", "quantdesk.redis.host_survey")
         found = yaml.safe_load(output.split("=>", 1)[1])
         mine = [one for one in found["listeners"] if one["port"] == port]
         assert code == 0

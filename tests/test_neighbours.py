@@ -15,8 +15,8 @@ from test_bad_input import SECRET, run, variables
 
 from conftest import PROJECT, ansible, collections, load
 
-look = load("plugins/module_utils/host_neighbours.py", "ansible.module_utils.host_neighbours")
-judge = load("plugins/filter/neighbours.py", "neighbours_filters")
+look = load("plugins/module_utils/host_neighbours.py")
+judge = load("plugins/filter/neighbours.py")
 
 MARKER = "Ansible managed"
 ALLOW = [{"name": "redis", "ports": [6380], "from": ["10.0.0.5"]}]

@@ -23,7 +23,7 @@ def test_a_redis_conf_with_letters_that_the_locale_does_not_have(tmp_path: Path)
         "server": {"port": 9},
     }
     plays = {
-        "redis_config": {"environment": ASCII, "tasks": [{"name": "Merge", "redis_config": arguments}]},
+        "redis_config": {"environment": ASCII, "tasks": [{"name": "Merge", "quantdesk.redis.redis_config": arguments}]},
         "write_files": {
             "environment": ASCII,
             "tasks": [
@@ -45,7 +45,9 @@ def test_a_redis_conf_with_letters_that_the_locale_does_not_have(tmp_path: Path)
 def test_a_folder_that_a_module_makes_is_for_all_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        code, output = ansible_module("write_files", {"files": [{"path": f"{tmp_path}/made/file", "content": "x\n"}]})
+        code, output = ansible_module(
+            "quantdesk.redis.write_files", {"files": [{"path": f"{tmp_path}/made/file", "content": "x\n"}]}
+        )
     finally:
         os.umask(before)
     assert code == 0, output
@@ -54,8 +56,8 @@ def test_a_folder_that_a_module_makes_is_for_all_whatever_the_umask(tmp_path: Pa
 
 def test_a_release_that_only_root_can_enter_is_installed_again(tmp_path: Path) -> None:
     for name in ("nftables", "processes", "listeners", "app_units"):
-        load(f"plugins/module_utils/{name}.py", f"ansible.module_utils.{name}")
-    installed = load("plugins/modules/app_deployment.py", "app_deployment").installed
+        load(f"plugins/module_utils/{name}.py")
+    installed = load("plugins/modules/app_deployment.py").installed
     release = tmp_path / "release"
     (release / "venv/bin").mkdir(parents=True)
     (release / "venv/lib").mkdir()

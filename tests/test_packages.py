@@ -16,7 +16,7 @@ from ports import free_port
 
 from conftest import PROJECT, ansible_plays, load
 
-apt_state = load("plugins/module_utils/apt_state.py", "apt_state")
+apt_state = load("plugins/module_utils/apt_state.py")
 # ansible.builtin.apt looks for its Python binding there.
 BINDING = subprocess.run(["/usr/bin/python3", "-c", "import apt"], capture_output=True, check=False).returncode == 0
 pytestmark = [

@@ -14,14 +14,14 @@ import yaml
 
 from conftest import PROJECT, ansible_plays, load
 
-nftables = load("plugins/module_utils/nftables.py", "ansible.module_utils.nftables")
+nftables = load("plugins/module_utils/nftables.py")
 
 # Runs in a network namespace of its own, after the table has been loaded from standard input.
 INSIDE = """
 import json, os, socket, subprocess, sys
 sys.path.insert(0, "tests")
 from conftest import load
-nftables = load("plugins/module_utils/nftables.py", "ansible.module_utils.nftables")
+nftables = load("plugins/module_utils/nftables.py")
 subprocess.run("ip link set lo up; ip address add 192.0.2.1/32 dev lo", shell=True, check=True)
 rules = sys.stdin.read()
 nftables.load(rules)
@@ -176,7 +176,7 @@ print(json.dumps([found(command) for command in (
 
 def test_a_file_that_others_may_write_or_own_is_another_one(rules: str, tmp_path: Path) -> None:
     code = f"""
-packet_filter = load("plugins/modules/packet_filter.py", "packet_filter")
+packet_filter = load("plugins/modules/packet_filter.py")
 file = {{"path": {str(tmp_path / "nftables-example.conf")!r}, "content": rules, "mode": "0644"}}
 found = [packet_filter.differs(file)]
 open(file["path"], "w").write(rules)
@@ -194,7 +194,7 @@ def test_what_a_release_will_need_is_opened_before_it_is_tried(rules: str) -> No
     more = re.sub(r'(.*skuid "nobody" ip daddr .*tcp.*6390.*\n)', r"\1", more)
     code = f"""
 serve(6390)
-packet_filter = load("plugins/modules/packet_filter.py", "packet_filter")
+packet_filter = load("plugins/modules/packet_filter.py")
 files = [{{"path": "/etc/nftables-example.conf", "content": {more!r}}}]
 params = {{"table": "example", "files": files}}
 before = connect({NOBODY}, 6390)
@@ -211,7 +211,7 @@ print(json.dumps([before, checked, still, opened, connect({NOBODY}, 6390), packe
 
 
 def test_users_are_counted_as_the_inventory_declares_them(rules: str) -> None:
-    judge = load("plugins/filter/neighbours.py", "neighbours_filters")
+    judge = load("plugins/filter/neighbours.py")
     confined = inside(rules, "print(json.dumps(nftables.confined(nftables.live('example'))))")
     assert confined == {"nobody": 3}
     assert judge.outgoing_rules(OUTGOING) == {"nobody": 3, "no-such-user": 1}
@@ -262,7 +262,7 @@ def dns(*to: str) -> list[dict[str, Any]]:
     ],
 )
 def test_what_an_environment_names_and_the_rules_shut_is_found(outgoing: list[dict[str, Any]], shut: str) -> None:
-    judge = load("plugins/filter/neighbours.py", "neighbours_filters")
+    judge = load("plugins/filter/neighbours.py")
     found = judge.shut_off(ENVIRONMENT, outgoing, "app")
     assert found.startswith(shut)
     assert bool(found) is bool(shut)
@@ -289,7 +289,7 @@ NAMED = {"REDIS_URL": "rediss://redis.example.com:6380"}
 def test_names_need_the_name_servers_that_the_host_asks(
     asked: list[dict[str, Any]], resolvers: list[str], found: str
 ) -> None:
-    judge = load("plugins/filter/neighbours.py", "neighbours_filters")
+    judge = load("plugins/filter/neighbours.py")
     said = judge.shut_off(NAMED, [rule(6380, "10.0.0.0/24"), *asked], "app", resolvers)
     expected = f"REDIS_URL: redis.example.com:6380, whose address is asked for at port 53 of {found}, udp and tcp"
     assert said == (expected if found else "")
@@ -298,7 +298,7 @@ def test_names_need_the_name_servers_that_the_host_asks(
 
 
 def test_what_an_environment_names_and_nobody_connects_to_needs_no_rule() -> None:
-    judge = load("plugins/filter/neighbours.py", "neighbours_filters")
+    judge = load("plugins/filter/neighbours.py")
     environment = {
         "ALLOWED_ORIGINS": "https://desk.example.com,https://other.example.com",
         "AUTH_ISSUER": "https://login.example.com/realms/desk",
@@ -308,7 +308,7 @@ def test_what_an_environment_names_and_nobody_connects_to_needs_no_rule() -> Non
 
 
 def test_name_servers_are_read_as_the_c_library_reads_them(tmp_path: Path) -> None:
-    look = load("plugins/module_utils/host_neighbours.py", "ansible.module_utils.host_neighbours")
+    look = load("plugins/module_utils/host_neighbours.py")
     file = tmp_path / "resolv.conf"
     file.write_text("# nameserver 10.0.0.9\nsearch example.com\nnameserver 127.0.0.53\nnameserver\tfe80::1%eth0\n")
     assert look.resolvers(str(file)) == ["127.0.0.53", "fe80::1"]
@@ -325,8 +325,8 @@ LINKS = [
 
 
 def test_a_host_that_passes_packets_on_is_known() -> None:
-    look = load("plugins/module_utils/host_neighbours.py", "ansible.module_utils.host_neighbours")
-    judge = load("plugins/filter/neighbours.py", "neighbours_filters")
+    look = load("plugins/module_utils/host_neighbours.py")
+    judge = load("plugins/filter/neighbours.py")
     assert look.interfaces(LINKS) == ["eth0", "docker0"]
     passing = {"forwarding": {"on": True, "between": ["eth0", "docker0"]}}
     assert judge.passes_on(passing) == "eth0, docker0"
@@ -354,5 +354,5 @@ BARE: dict[str, Any] = {"haproxy": {"origin": "missing"}}
 def test_plaintext_is_taken_for_as_long_as_a_balancer_needs_it(
     survey: dict[str, Any], balancers: list[dict[str, Any]], needed: bool
 ) -> None:
-    judge = load("plugins/filter/neighbours.py", "neighbours_filters")
+    judge = load("plugins/filter/neighbours.py")
     assert judge.plaintext_needed(survey, balancers, "/etc/app/app.env") is needed

@@ -17,11 +17,11 @@ from databackup import programs as databackup_programs
 
 from conftest import PROJECT, load
 
-programs = load("plugins/module_utils/programs.py", "ansible.module_utils.programs")
-app_units = load("plugins/module_utils/app_units.py", "ansible.module_utils.app_units")
-nftables = load("plugins/module_utils/nftables.py", "ansible.module_utils.nftables")
-redis_service = load("plugins/modules/redis_service.py", "redis_service")
-app_deployment = load("plugins/modules/app_deployment.py", "app_deployment")
+programs = load("plugins/module_utils/programs.py")
+app_units = load("plugins/module_utils/app_units.py")
+nftables = load("plugins/module_utils/nftables.py")
+redis_service = load("plugins/modules/redis_service.py")
+app_deployment = load("plugins/modules/app_deployment.py")
 
 # What runs on the hosts, and what Ansible runs on the controller.
 SOURCES = sorted(

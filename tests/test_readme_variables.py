@@ -38,7 +38,7 @@ MADE = {
     "certificates": {"files": "__certificates_install"},
     "app": {"environment": "__app_environment_text", "ports": "app_ports", "root": "app_root"},
     "load_balancer": {"haproxy.cfg": "lookup('ansible.builtin.template', 'haproxy.cfg.j2')"},
-    "backup_vault": {"retention": "backup_vault_retention | backup_retention"},
+    "backup_vault": {"retention": "backup_vault_retention | quantdesk.redis.backup_retention"},
     "backup": {"files": "__backup_config_files", "sources": "backup_sources", "units": "__backup_unit_files"},
 }
 

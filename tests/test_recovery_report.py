@@ -11,19 +11,24 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.inputs import BadInput, read
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.judgement import Report, judge
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.pictures import axis
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.rendering import (
+    as_html,
+    as_json,
+    as_text,
+    environment,
+)
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.words import clean, span
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
-from recovery.inputs import BadInput, read
-from recovery.judgement import Report, judge
-from recovery.pictures import axis
-from recovery.rendering import as_html, as_json, as_text, environment
-from recovery.words import clean, span
 from test_checks import play
 
 from conftest import load
 
-reports = load("plugins/action/recovery_report.py", "recovery_report")
+reports = load("plugins/action/recovery_report.py")
 
 START = datetime(2026, 1, 31, 14, 5, 20, tzinfo=UTC).timestamp()
 LOST = "2026-01-31T14:05:12Z"
@@ -539,7 +544,7 @@ def test_a_file_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.Mo
 
 def task(**changes: Any) -> dict[str, Any]:
     """Return a task that reports."""
-    return {"name": "Report", "recovery_report": options(**changes), "register": "report"}
+    return {"name": "Report", "quantdesk.redis.recovery_report": options(**changes), "register": "report"}
 
 
 SHOW = {

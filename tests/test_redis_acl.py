@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from conftest import load
 
-acl = load("plugins/module_utils/redis_acl.py", "ansible.module_utils.redis_acl")
+acl = load("plugins/module_utils/redis_acl.py")
 
 WORD = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="()\"'\\"), min_size=1, max_size=8)
 KEYS = st.lists(st.builds("{}{}".format, st.sampled_from(["~", "%R~", "%W~", "%RW~"]), WORD), max_size=4)

@@ -210,7 +210,7 @@ def judge_package(apt: dict[str, Any], inputs: dict[str, Any], checks: str) -> d
             "__redis_lacks": seen["lacks"].get(seen["target"], []) + seen["archive"],
             **inputs,
         },
-        "tasks": [{"checks": {"subject": "redis", "checks": checks}}],
+        "tasks": [{"quantdesk.redis.checks": {"subject": "redis", "checks": checks}}],
     }
 
 

@@ -12,7 +12,7 @@ from ports import free_port
 
 from conftest import PROJECT, Server, load
 
-resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
+resp = load("plugins/module_utils/resp.py")
 
 
 def run(arguments: dict[str, Any], check: bool = False) -> tuple[dict[str, Any], str]:
@@ -20,8 +20,8 @@ def run(arguments: dict[str, Any], check: bool = False) -> tuple[dict[str, Any],
     # A stand-in for Ansible's wrapper: the utility module under its real name, arguments on standard input.
     program = (
         "import sys; sys.path.insert(0, 'tests'); from conftest import load;"
-        "load('plugins/module_utils/resp.py', 'ansible.module_utils.resp');"
-        "load('plugins/modules/redis_command.py', 'redis_command').main()"
+        "load('plugins/module_utils/resp.py');"
+        "load('plugins/modules/redis_command.py').main()"
     )
     plain = {"_ansible_check_mode": check, "_ansible_no_log": False, "_ansible_remote_tmp": "/tmp"}
     done = subprocess.run(

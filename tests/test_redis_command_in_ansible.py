@@ -24,7 +24,7 @@ def probe(server: Server, *command: str, **changes: Any) -> dict[str, Any]:
 
 def ask(check: bool = False, **arguments: Any) -> dict[str, Any]:
     """Return a play that runs the module."""
-    return {"tasks": [{"name": "Ask", "redis_command": arguments, "check_mode": check}]}
+    return {"tasks": [{"name": "Ask", "quantdesk.redis.redis_command": arguments, "check_mode": check}]}
 
 
 @pytest.fixture(scope="module")

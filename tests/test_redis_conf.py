@@ -16,10 +16,10 @@ from ports import free_port
 
 from conftest import PROJECT, load, server_command
 
-resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
-defaults = load("plugins/module_utils/redis_defaults.py", "ansible.module_utils.redis_defaults")
-conf = load("plugins/module_utils/redis_conf.py", "ansible.module_utils.redis_conf")
-trials = load("plugins/module_utils/redis_trial.py", "ansible.module_utils.redis_trial")
+resp = load("plugins/module_utils/resp.py")
+defaults = load("plugins/module_utils/redis_defaults.py")
+conf = load("plugins/module_utils/redis_conf.py")
+trials = load("plugins/module_utils/redis_trial.py")
 
 # Any file that can be on the disk: bytes that are no UTF-8 are read as surrogates.
 FILES = st.binary(max_size=200).map(lambda data: data.decode(errors="surrogateescape"))
@@ -354,9 +354,9 @@ def test_a_trial_ends_with_who_started_it(tmp_path: Path) -> None:
     sleeper.chmod(0o755)
     program = (
         "import sys; sys.path[:0] = ['tests']; from conftest import load; "
-        "load('plugins/module_utils/redis_defaults.py', 'ansible.module_utils.redis_defaults');"
-        "load('plugins/module_utils/redis_conf.py', 'ansible.module_utils.redis_conf');"
-        "trials = load('plugins/module_utils/redis_trial.py', 'ansible.module_utils.redis_trial');"
+        "load('plugins/module_utils/redis_defaults.py');"
+        "load('plugins/module_utils/redis_conf.py');"
+        "trials = load('plugins/module_utils/redis_trial.py');"
         f"trials.PLACE = {str(tmp_path)!r}; trials.trial({str(sleeper)!r}, '')"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT)

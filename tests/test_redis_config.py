@@ -22,11 +22,11 @@ from ports import free_port
 
 from conftest import ansible_module, load, server_command
 
-resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
+resp = load("plugins/module_utils/resp.py")
 # In the order in which they need each other.
 for library in ("redis_defaults", "redis_conf", "redis_files", "redis_server", "redis_trial"):
-    load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
-redis_config = load("plugins/modules/redis_config.py", "redis_config")
+    load(f"plugins/module_utils/{library}.py")
+redis_config = load("plugins/modules/redis_config.py")
 
 SECRET = "correct-horse-battery"
 
@@ -480,7 +480,7 @@ def test_secrets_are_masked_in_the_most_talkative_output(host: Host) -> None:
         "logins": [{"password": SECRET}, {"password": "an-old-password"}],
         "server_binary": host.binary,
     }
-    code, output = ansible_module("redis_config", arguments, "-vvvv", "--diff")
+    code, output = ansible_module("quantdesk.redis.redis_config", arguments, "-vvvv", "--diff")
     assert code == 0, output
     assert "requirepass (hidden)" in output
     assert "can't set immutable config" in output or "can''t set immutable config" in output

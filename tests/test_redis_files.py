@@ -18,7 +18,7 @@ import pytest
 
 from conftest import ansible_module, load, server_command
 
-files = load("plugins/module_utils/redis_files.py", "ansible.module_utils.redis_files")
+files = load("plugins/module_utils/redis_files.py")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root is whom the tests are about")
 SECRET = "root:$y$j9T$what-only-root-may-read"
@@ -193,15 +193,15 @@ def test_write_files_replaces_a_link_and_leaves_what_it_leads_to(folder: Path, v
     place = folder / "unit"
     place.symlink_to(victim)
     arguments = {"files": [{"path": str(place), "content": "new\n", "mode": "0644"}]}
-    code, output = ansible_module("write_files", arguments, "--diff")
+    code, output = ansible_module("quantdesk.redis.write_files", arguments, "--diff")
     assert code == 0, output
     assert (place.is_symlink(), place.read_text(), victim.read_text()) == (False, "new\n", f"{SECRET}\n")
     assert SECRET not in output
-    assert "changed: false" in ansible_module("write_files", arguments)[1]
+    assert "changed: false" in ansible_module("quantdesk.redis.write_files", arguments)[1]
 
 
 def test_the_end_of_a_log_is_not_read_through_a_link(folder: Path, victim: Path) -> None:
-    service = load("plugins/modules/redis_service.py", "redis_service")
+    service = load("plugins/modules/redis_service.py")
     (folder / "redis.log").symlink_to(victim)
     assert SECRET not in service.evidence({"unit": "none.service", "log_file": str(folder / "redis.log")})
 
@@ -209,6 +209,6 @@ def test_the_end_of_a_log_is_not_read_through_a_link(folder: Path, victim: Path)
 def test_secrets_are_not_looked_for_through_a_link(folder: Path, victim: Path) -> None:
     (folder / "users.acl").symlink_to(victim)
     arguments = {"secrets": {"root": SECRET}, "files": [str(folder / "users.acl")]}
-    code, output = ansible_module("find_secrets", arguments)
+    code, output = ansible_module("quantdesk.redis.find_secrets", arguments)
     assert code == 0, output
     assert "users.acl" not in json.dumps(output).split("invocation")[0]

@@ -11,7 +11,7 @@ import yaml
 
 from conftest import PROJECT, ansible, ansible_plays, load
 
-redis = load("plugins/filter/redis.py", "redis_filters")
+redis = load("plugins/filter/redis.py")
 
 
 def test_a_previous_password_goes_to_its_user_alone() -> None:
@@ -55,7 +55,7 @@ def test_what_is_no_input_of_an_instance_is_named() -> None:
 def test_the_playbooks_pass_every_input_of_an_instance() -> None:
     tasks = yaml.safe_load((PROJECT / "playbooks/tasks/redis_instance.yml").read_text())
     names = {f"redis_{name}" for name in redis.instance_inputs()}
-    assert tasks[0]["vars"] == {name: f"{{{{ lookup('redis_instance', '{name}') }}}}" for name in names}
+    assert tasks[0]["vars"] == {name: f"{{{{ lookup('quantdesk.redis.redis_instance', '{name}') }}}}" for name in names}
     spec = yaml.safe_load(redis.SPEC.read_text())["argument_specs"]["main"]["options"]
     assert set(spec) > redis.HOST_WIDE
 
@@ -78,7 +78,10 @@ def test_an_instance_then_the_inventory_then_the_role_says_what_an_input_is(tmp_
             [
                 {
                     "ansible.builtin.debug": {"msg": " ".join(f"{{{{ redis_{name} }}}}" for name in names) + " end"},
-                    "vars": {f"redis_{name}": f"{{{{ lookup('redis_instance', 'redis_{name}') }}}}" for name in names},
+                    "vars": {
+                        f"redis_{name}": f"{{{{ lookup('quantdesk.redis.redis_instance', 'redis_{name}') }}}}"
+                        for name in names
+                    },
                 }
             ]
         )

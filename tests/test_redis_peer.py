@@ -26,13 +26,13 @@ from test_certificates import LOOPBACK, Pair, issue
 
 from conftest import load, server_command
 
-resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
-peer = load("plugins/module_utils/redis_peer.py", "ansible.module_utils.redis_peer")
-server = load("plugins/module_utils/redis_server.py", "ansible.module_utils.redis_server")
+resp = load("plugins/module_utils/resp.py")
+peer = load("plugins/module_utils/redis_peer.py")
+server = load("plugins/module_utils/redis_server.py")
 for library in ("redis_defaults", "redis_conf", "redis_files", "redis_acl", "redis_trial"):
-    load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
-redis_config = load("plugins/modules/redis_config.py", "redis_config")
-redis_users = load("plugins/modules/redis_users.py", "redis_users")
+    load(f"plugins/module_utils/{library}.py")
+redis_config = load("plugins/modules/redis_config.py")
+redis_users = load("plugins/modules/redis_users.py")
 
 PASSWORD = "correct-horse-battery"
 OLD, NEW = issue("Old"), issue("New")

@@ -26,8 +26,8 @@ from databackup import settings, status
 
 from conftest import load
 
-redis_service = load("plugins/modules/redis_service.py", "redis_service")
-redis_command = load("plugins/modules/redis_command.py", "redis_command")
+redis_service = load("plugins/modules/redis_service.py")
+redis_command = load("plugins/modules/redis_command.py")
 
 pytestmark = pytest.mark.slow
 

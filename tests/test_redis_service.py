@@ -15,9 +15,9 @@ from ports import free_port
 from conftest import Server, load, server_command, start
 
 for library in ("resp", "redis_files", "redis_server"):
-    load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
-resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
-service = load("plugins/modules/redis_service.py", "redis_service")
+    load(f"plugins/module_utils/{library}.py")
+resp = load("plugins/module_utils/resp.py")
+service = load("plugins/modules/redis_service.py")
 
 SHOWN = """LoadState=loaded
 ActiveState=active

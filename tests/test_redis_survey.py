@@ -20,12 +20,12 @@ from ports import free_port
 from conftest import load, server_command
 
 for library in ("redis_defaults", "redis_conf", "redis_acl", "resp", "processes", "redis_started", "redis_answers"):
-    load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
-data = load("plugins/module_utils/redis_data.py", "ansible.module_utils.redis_data")
-host = load("plugins/module_utils/redis_host.py", "ansible.module_utils.redis_host")
-processes = sys.modules["ansible.module_utils.processes"]
-started = sys.modules["ansible.module_utils.redis_started"]
-Client = sys.modules["ansible.module_utils.resp"].Client
+    load(f"plugins/module_utils/{library}.py")
+data = load("plugins/module_utils/redis_data.py")
+host = load("plugins/module_utils/redis_host.py")
+processes = sys.modules["ansible_collections.quantdesk.redis.plugins.module_utils.processes"]
+started = sys.modules["ansible_collections.quantdesk.redis.plugins.module_utils.redis_started"]
+Client = sys.modules["ansible_collections.quantdesk.redis.plugins.module_utils.resp"].Client
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

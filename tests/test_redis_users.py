@@ -23,12 +23,12 @@ from ports import free_port
 
 from conftest import ansible_module, load, server_command
 
-resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
-acl = load("plugins/module_utils/redis_acl.py", "ansible.module_utils.redis_acl")
+resp = load("plugins/module_utils/resp.py")
+acl = load("plugins/module_utils/redis_acl.py")
 # In the order in which they need each other.
 for library in ("redis_defaults", "redis_conf", "redis_files", "redis_server", "redis_trial"):
-    load(f"plugins/module_utils/{library}.py", f"ansible.module_utils.{library}")
-redis_users = load("plugins/modules/redis_users.py", "redis_users")
+    load(f"plugins/module_utils/{library}.py")
+redis_users = load("plugins/modules/redis_users.py")
 
 ADMIN, APP = "admin-secret-0123456789", "app-secret-0123456789"
 ADMIN_RULES, APP_RULES = "~* &* +@all", "~app:* &app:* +ping +get +set +client|id"
@@ -378,7 +378,7 @@ def test_config_rewrite_and_acl_save_in_between_are_no_change(up: Host) -> None:
 def test_no_secret_is_in_the_most_talkative_output(up: Host) -> None:
     new = "app-new-secret-0123456789"
     given = arguments(up, users(app=new), credentials_file=str(up.folder / "e"), credentials_user="admin")
-    code, output = ansible_module("redis_users", given, "-vvvv", "--diff")
+    code, output = ansible_module("quantdesk.redis.redis_users", given, "-vvvv", "--diff")
     assert code == 0, output
     assert "#(hidden)" in output
     for secret in (ADMIN, APP, new):

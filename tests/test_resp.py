@@ -11,7 +11,7 @@ from ports import free_port
 
 from conftest import Server, load
 
-resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
+resp = load("plugins/module_utils/resp.py")
 
 TEXT = st.text(st.characters(codec="utf-8"))
 REPLIES = st.recursive(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from conftest import Server, load
 
-resp = load("plugins/module_utils/resp.py", "ansible.module_utils.resp")
+resp = load("plugins/module_utils/resp.py")
 
 
 @pytest.fixture

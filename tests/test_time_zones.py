@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery import inputs as report
 from databackup.redis import log
-from recovery import inputs as report
 from test_backup_retention import module, retention
 from test_inputs import inputs
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conftest import load
 
-wheelhouse = load("plugins/modules/wheelhouse.py", "wheelhouse")
+wheelhouse = load("plugins/modules/wheelhouse.py")
 
 LOCK = """\
 # A comment of the lock.

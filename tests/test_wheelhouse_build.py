@@ -64,7 +64,7 @@ def build(source: Path, check: bool = False, python: str = "3.11.2", wheels: Pat
     """Run the module as Ansible does, and return its result."""
     program = (
         "import sys; sys.path.insert(0, 'tests'); from conftest import load;"
-        "load('plugins/modules/wheelhouse.py', 'wheelhouse').main()"
+        "load('plugins/modules/wheelhouse.py').main()"
     )
     arguments = {
         "source": str(source),

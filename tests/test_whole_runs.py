@@ -15,7 +15,7 @@ import yaml
 
 from conftest import PROJECT, load
 
-whole_runs = load("playbooks/callback_plugins/whole_runs.py", "whole_runs")
+whole_runs = load("playbooks/callback_plugins/whole_runs.py")
 PLAYBOOKS = sorted((PROJECT / "playbooks").glob("*.yml"))
 
 OPTIONS: dict[str, Any] = {"tags": ["all"], "skip_tags": [], "start_at_task": None, "step": False}

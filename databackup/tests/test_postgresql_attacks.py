@@ -25,7 +25,7 @@ from conftest import load
 
 pytestmark = pytest.mark.slow
 
-look = load("plugins/module_utils/host_neighbours.py", "ansible.module_utils.host_neighbours")
+look = load("plugins/module_utils/host_neighbours.py")
 
 
 @pytest.fixture(scope="module")

@@ -28,19 +28,15 @@ The HTML page has no script and asks for nothing from anywhere: it can be mailed
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-
-# Ansible has no import path for what plugins of a checkout share.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "plugin_utils"))
-from recovery.inputs import BadInput, read, refuse
-from recovery.judgement import judge
-from recovery.rendering import as_html, as_json, as_text
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.inputs import BadInput, read, refuse
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.judgement import judge
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.rendering import as_html, as_json, as_text
 
 WRITERS = {".json": as_json, ".html": as_html, ".txt": as_text}
 

@@ -15,7 +15,7 @@ description:
 EXAMPLES = r"""
 - name: Install databackup
   ansible.builtin.copy:
-    src: "{{ lookup('databackup_program').path }}"
+    src: "{{ lookup('quantdesk.redis.databackup_program').path }}"
     dest: /usr/local/sbin/databackup
     mode: "0755"
 """

@@ -16,11 +16,11 @@ options:
 EXAMPLES = r"""
 - name: Redis
   ansible.builtin.include_role:
-    name: redis
+    name: quantdesk.redis.redis
   loop: "{{ redis_instances }}"
   loop_control: {loop_var: redis_instance}
   vars:
-    redis_maxmemory: "{{ lookup('redis_instance', 'redis_maxmemory') }}"
+    redis_maxmemory: "{{ lookup('quantdesk.redis.redis_instance', 'redis_maxmemory') }}"
 """
 
 RETURN = r"""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible.module_utils import programs
-from ansible.module_utils.redis_files import Candidate, Ownership
+from ansible_collections.quantdesk.redis.plugins.module_utils import programs
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import Candidate, Ownership
 
 PROPERTIES = "LoadState,ActiveState,Result,UnitFileState,MainPID,Wants"
 # Seconds between two questions.

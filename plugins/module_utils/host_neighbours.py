@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import programs
-from ansible.module_utils.listeners import listeners, ssh_connection
+from ansible_collections.quantdesk.redis.plugins.module_utils import programs
+from ansible_collections.quantdesk.redis.plugins.module_utils.listeners import listeners, ssh_connection
 
 Json = dict[str, Any]
 # Seconds that a program may take.

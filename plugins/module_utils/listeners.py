@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible.module_utils import programs
+from ansible_collections.quantdesk.redis.plugins.module_utils import programs
 
 PROC = Path("/proc")
 LISTEN = "0A"

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils import programs
+from ansible_collections.quantdesk.redis.plugins.module_utils import programs
 
 NFT = "/usr/sbin/nft"
 # Seconds that a program may take.

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible.module_utils import programs
+from ansible_collections.quantdesk.redis.plugins.module_utils import programs
 
 # Where containers are in the tree of control groups.
 CONTAINERS = (

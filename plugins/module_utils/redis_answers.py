@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible.module_utils.processes import Listener, Process, network_of
-from ansible.module_utils.redis_conf import canonical
-from ansible.module_utils.redis_started import Configuration
-from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply
+from ansible_collections.quantdesk.redis.plugins.module_utils.processes import Listener, Process, network_of
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_conf import canonical
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_started import Configuration
+from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, ProtocolError, Reply
 
 # Seconds for a connection, and for each reply.
 TIMEOUT = 2.0

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ansible.module_utils.redis_defaults import DEFAULTS
-from ansible.module_utils.redis_text import ConfError as ConfError
-from ansible.module_utils.redis_text import size, split
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_defaults import DEFAULTS
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_text import ConfError as ConfError
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_text import size, split
 
 Scalar = str | int | float
 Value = Scalar | Sequence[Scalar] | None

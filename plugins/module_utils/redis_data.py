@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from ansible.module_utils.processes import Process, link, read
-from ansible.module_utils.redis_started import USUAL, arguments, load
+from ansible_collections.quantdesk.redis.plugins.module_utils.processes import Process, link, read
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_started import USUAL, arguments, load
 
 # In every unit file that the role redis has ever written.
 OURS = "What is in this file counts from the next start on"

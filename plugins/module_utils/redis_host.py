@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.module_utils import redis_acl
-from ansible.module_utils.processes import (
+from ansible_collections.quantdesk.redis.plugins.module_utils import redis_acl
+from ansible_collections.quantdesk.redis.plugins.module_utils.processes import (
     Process,
     all_listeners,
     control_group,
@@ -27,12 +27,29 @@ from ansible.module_utils.processes import (
     unit_of,
     unix_socket_of,
 )
-from ansible.module_utils.redis_answers import Answers, reach, ways
-from ansible.module_utils.redis_conf import HIDDEN, OWNED, SECRETS, STARTUP, ConfError, default, from_live, same
-from ansible.module_utils.redis_data import data_files, is_ours
-from ansible.module_utils.redis_defaults import DEFAULTS
-from ansible.module_utils.redis_started import SERVER, Configuration, by_looks, configuration, is_server, load, text_of
-from ansible.module_utils.sendable import sendable
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_answers import Answers, reach, ways
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_conf import (
+    HIDDEN,
+    OWNED,
+    SECRETS,
+    STARTUP,
+    ConfError,
+    default,
+    from_live,
+    same,
+)
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_data import data_files, is_ours
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_defaults import DEFAULTS
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_started import (
+    SERVER,
+    Configuration,
+    by_looks,
+    configuration,
+    is_server,
+    load,
+    text_of,
+)
+from ansible_collections.quantdesk.redis.plugins.module_utils.sendable import sendable
 
 SHELLS = {"sh", "bash", "dash", "ash", "busybox"}
 # Clients that are told of.

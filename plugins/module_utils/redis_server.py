@@ -13,9 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import programs, redis_text
-from ansible.module_utils.redis_peer import Foreign, listening, main_pid, older_than, prove
-from ansible.module_utils.resp import Client, ErrorReply, ProtocolError
+from ansible_collections.quantdesk.redis.plugins.module_utils import programs, redis_text
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_peer import (
+    Foreign,
+    listening,
+    main_pid,
+    older_than,
+    prove,
+)
+from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, ProtocolError
 
 # What `argument_spec` says of the options that the modules share.
 SERVER_OPTIONS: dict[str, Any] = {

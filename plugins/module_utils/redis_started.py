@@ -10,9 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible.module_utils.processes import Process, link
-from ansible.module_utils.redis_conf import LIMITS, OWNED, STARTUP, Entry, Lines, found, parse, quote, to_live
-from ansible.module_utils.redis_defaults import DEFAULTS, HOST
+from ansible_collections.quantdesk.redis.plugins.module_utils.processes import Process, link
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_conf import (
+    LIMITS,
+    OWNED,
+    STARTUP,
+    Entry,
+    Lines,
+    found,
+    parse,
+    quote,
+    to_live,
+)
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_defaults import DEFAULTS, HOST
 
 # Bytes of a file.
 LIMIT = 4 << 20

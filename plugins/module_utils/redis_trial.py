@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ansible.module_utils.redis_conf import found, mask, parse, render
-from ansible.module_utils.redis_files import closed
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_conf import found, mask, parse, render
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import closed
 
 # What a server says that has a socket only.
 READY = "server is now ready to accept connections"

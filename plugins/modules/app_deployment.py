@@ -32,7 +32,7 @@ options:
     type: list
     elements: dict
     default: []
-    options:
+    suboptions:
       path: {description: Where it is., type: path, required: true}
       content: {description: Its whole text., type: str, required: true}
       owner: {description: Who owns it., type: str, default: root}
@@ -41,7 +41,7 @@ options:
   environment:
     description: The environment file.
     type: dict
-    options:
+    suboptions:
       path: {description: Where it is., type: path, required: true}
       owner: {description: Who owns it., type: str, default: root}
       group: {description: Its group., type: str, default: root}
@@ -56,11 +56,12 @@ options:
     default: []
   packages: {description: "Debian packages to look for.", type: list, elements: str, default: []}
   user: {description: User to look for., type: str, default: ""}
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Switch to the release
-  app_deployment:
+  quantdesk.redis.app_deployment:
     name: example
     ports: [8001, 8002]
     socket: true
@@ -101,8 +102,9 @@ from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from ansible.module_utils import programs  # noqa: E402
-from ansible.module_utils.app_units import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils import programs  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.app_units import (  # noqa: E402
     ENVIRONMENT_OPTIONS,
     FILE_OPTIONS,
     PAUSE,
@@ -123,9 +125,8 @@ from ansible.module_utils.app_units import (  # noqa: E402
     systemctl,
     wait_healthy,
 )
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_files import text_of as read  # noqa: E402
-from ansible.module_utils.sendable import sendable  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import text_of as read  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.sendable import sendable  # noqa: E402
 
 RELOAD = "it shows another certificate than the one on the disk"
 

@@ -21,7 +21,7 @@ options:
     type: list
     elements: dict
     required: true
-    options:
+    suboptions:
       path: {description: Where it is., type: path, required: true}
       content: {description: Its whole text., type: str, required: true}
       owner: {description: Who owns it., type: str, default: root}
@@ -31,7 +31,7 @@ options:
     description: The environment file.
     type: dict
     required: true
-    options:
+    suboptions:
       path: {description: Where it is., type: path, required: true}
       owner: {description: Who owns it., type: str, default: root}
       group: {description: Its group., type: str, default: root}
@@ -44,11 +44,12 @@ options:
   timeout: {description: Seconds that it may take., type: float, default: 30}
   subject: {description: "What is tried, as the message on a failure begins.", type: str, required: true}
   otherwise: {description: What is so after a failure., type: str, default: ""}
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Try the release before it serves
-  app_trial:
+  quantdesk.redis.app_trial:
     unit: example-candidate@.service
     files:
       - path: /run/systemd/system/example-candidate@.service
@@ -68,7 +69,8 @@ import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from ansible.module_utils.app_units import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.app_units import (  # noqa: E402
     ENVIRONMENT_OPTIONS,
     FILE_OPTIONS,
     Unwell,
@@ -80,7 +82,6 @@ from ansible.module_utils.app_units import (  # noqa: E402
     systemctl,
     wait_healthy,
 )
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
 
 def free_port() -> int:

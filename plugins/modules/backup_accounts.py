@@ -17,7 +17,7 @@ options:
     type: list
     elements: dict
     required: true
-    options:
+    suboptions:
       name: {description: The host., type: str, required: true}
       key: {description: Its public key., type: str, default: ""}
   addresses:
@@ -32,6 +32,7 @@ options:
     choices: [present, told]
     default: present
   thorough: {description: Whether to look through the files of the repositories too., type: bool, default: false}
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 RETURN = r"""
@@ -62,7 +63,8 @@ from contextlib import suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from ansible.module_utils.backup_places import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.backup_places import (  # noqa: E402
     ACCOUNTS,
     KEY,
     NAME,
@@ -71,9 +73,8 @@ from ansible.module_utils.backup_places import (  # noqa: E402
     shown,
     walk,
 )
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.programs import ENGLISH  # noqa: E402
-from ansible.module_utils.redis_files import Candidate, read  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.programs import ENGLISH  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import Candidate, read  # noqa: E402
 
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
 SSHD = "/etc/ssh/sshd_config.d/backup-vault.conf"

@@ -16,6 +16,7 @@ options:
   borrower: {description: "The host that may read them, as ENVIRONMENT/HOST.", type: str, required: true}
   key: {description: The public key of the host that may read them., type: str, default: ""}
   state: {description: Whether it may., type: str, choices: [present, absent], default: present}
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 RETURN = r"""
@@ -27,7 +28,8 @@ import pwd  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from ansible.module_utils.backup_places import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.backup_places import (  # noqa: E402
     ACCOUNTS,
     KEY,
     NAME,
@@ -35,9 +37,8 @@ from ansible.module_utils.backup_places import (  # noqa: E402
     guest,
     is_plain_folder,
 )
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.programs import ENGLISH  # noqa: E402
-from ansible.module_utils.redis_files import Candidate  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.programs import ENGLISH  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import Candidate  # noqa: E402
 
 LONG = 86400
 

@@ -17,7 +17,7 @@ options:
     type: list
     elements: dict
     default: []
-    options:
+    suboptions:
       host: {description: The host., type: str, required: true}
       password: {description: The password of its repository., type: str, required: true}
   state:
@@ -38,6 +38,7 @@ options:
     type: list
     elements: str
     default: []
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 RETURN = r"""
@@ -78,11 +79,11 @@ from datetime import datetime  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from ansible.module_utils import programs  # noqa: E402
-from ansible.module_utils.backup_places import NAME, account, is_plain_folder  # noqa: E402
-from ansible.module_utils.backup_retention import Arrived, kept  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_files import Candidate, read  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils import programs  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.backup_places import NAME, account, is_plain_folder  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.backup_retention import Arrived, kept  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import Candidate, read  # noqa: E402
 
 STATE = Path("/var/lib/backup-vault")
 ID = re.compile(r"[0-9a-f]{64}")

@@ -18,11 +18,12 @@ options:
     type: list
     elements: path
     default: []
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Look for the password
-  find_secrets:
+  quantdesk.redis.find_secrets:
     secrets: {redis_password: "{{ redis_password }}"}
     files: [/etc/redis/users.acl]
 """
@@ -45,7 +46,7 @@ from contextlib import suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_files import NotPlain, read_bytes  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import NotPlain, read_bytes  # noqa: E402
 
 
 def command_lines() -> Iterator[tuple[str, bytes]]:

@@ -16,11 +16,12 @@ options:
     description: The text by which files of this bundle are known.
     type: str
     default: Ansible managed
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Ask the host what is there already
-  host_survey: {marker: Ansible managed}
+  quantdesk.redis.host_survey: {marker: Ansible managed}
   register: survey
 """
 
@@ -46,7 +47,7 @@ ansible_facts:
 """
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402 - Ansible wants the documentation first
-from ansible.module_utils.host_neighbours import survey  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.host_neighbours import survey  # noqa: E402
 
 
 def main() -> None:

@@ -23,16 +23,17 @@ options:
     type: list
     elements: dict
     required: true
-    options:
+    suboptions:
       path: {description: Where it is., type: path, required: true}
       content: {description: Its whole text., type: str, required: true}
       mode: {description: Its mode., type: str, default: "0644"}
   state: {description: What to do., type: str, choices: [tried, loaded, compared], default: loaded}
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Load the rules
-  packet_filter:
+  quantdesk.redis.packet_filter:
     table: example
     rules: /etc/nftables-example.conf
     unit: nftables-example.service
@@ -54,11 +55,11 @@ import os  # noqa: E402 - Ansible wants the documentation first
 import subprocess  # noqa: E402
 from typing import Any  # noqa: E402
 
-from ansible.module_utils import nftables  # noqa: E402
-from ansible.module_utils.app_units import put, systemctl  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_files import Ownership, read  # noqa: E402
-from ansible.module_utils.sendable import sendable  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils import nftables  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.app_units import put, systemctl  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import Ownership, read  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.sendable import sendable  # noqa: E402
 
 UNITS = "/etc/systemd/system/"
 

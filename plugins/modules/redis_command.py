@@ -17,7 +17,7 @@ options:
     type: list
     elements: dict
     required: true
-    options:
+    suboptions:
       name: {description: What the result is called., type: str, required: true}
       host: {description: Address to connect to., type: str, default: 127.0.0.1}
       port: {description: Port to connect to., type: int, required: true}
@@ -47,11 +47,12 @@ options:
     description: Open all connections at once, so that many time-outs take as long as one.
     type: bool
     default: false
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Ask for the version, and make sure that strangers are refused
-  redis_command:
+  quantdesk.redis.redis_command:
     probes:
       - {name: known, port: 6380, ca_file: /etc/ssl/ca.crt, password: "{{ redis_password }}", commands: [[PING]]}
       - {name: anonymous, port: 6380, ca_file: /etc/ssl/ca.crt, commands: [[PING]]}
@@ -77,8 +78,8 @@ from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
-from ansible.module_utils.sendable import sendable  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.sendable import sendable  # noqa: E402
 
 
 def readable(command: list[str], reply: Reply) -> Any:

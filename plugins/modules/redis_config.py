@@ -52,11 +52,12 @@ options:
   mode: {description: "Mode of the file, in octal digits.", type: raw}
 notes:
   - Redis may write in the folder of the file. A link, or a file with another name besides, is refused there.
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Memory, snapshots and a password
-  redis_config:
+  quantdesk.redis.redis_config:
     path: /etc/redis/redis.conf
     directives:
       maxmemory: 512mb
@@ -94,7 +95,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_conf import (  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_conf import (  # noqa: E402
     HIDDEN,
     LIMITS,
     SECRETS,
@@ -111,8 +112,8 @@ from ansible.module_utils.redis_conf import (  # noqa: E402
     same,
     to_live,
 )
-from ansible.module_utils.redis_defaults import IMMUTABLE, PROTECTED  # noqa: E402
-from ansible.module_utils.redis_files import (  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_defaults import IMMUTABLE, PROTECTED  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import (  # noqa: E402
     OWNERSHIP,
     Candidate,
     Ownership,
@@ -120,10 +121,15 @@ from ansible.module_utils.redis_files import (  # noqa: E402
     ownership_of,
     read,
 )
-from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect, where  # noqa: E402
-from ansible.module_utils.redis_trial import TrialError, trial  # noqa: E402
-from ansible.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
-from ansible.module_utils.sendable import sendable  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_server import (  # noqa: E402
+    SERVER_OPTIONS,
+    Refused,
+    connect,
+    where,
+)
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_trial import TrialError, trial  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.sendable import sendable  # noqa: E402
 
 TLS_FILES = ["tls-cert-file", "tls-key-file", "tls-ca-cert-file"]
 TLS_OTHERS = ["tls-ca-cert-dir", "tls-client-cert-file", "tls-client-key-file"]

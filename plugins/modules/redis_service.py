@@ -33,11 +33,12 @@ options:
     type: str
   timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
   loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Run Redis
-  redis_service:
+  quantdesk.redis.redis_service:
     unit: redis-server.service
     restart_for: ["io-threads is 1, wanted 4"]
     server: {port: 6380, ca_file: /etc/ssl/ca.crt}
@@ -64,12 +65,17 @@ from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from ansible.module_utils import programs  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_files import read_bytes  # noqa: E402
-from ansible.module_utils.redis_peer import listening  # noqa: E402
-from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, connect, where  # noqa: E402
-from ansible.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils import programs  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import read_bytes  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_peer import listening  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_server import (  # noqa: E402
+    SERVER_OPTIONS,
+    Refused,
+    connect,
+    where,
+)
+from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
 
 # Refusals in a row, a second apart, after which waiting is no use: each wrong login is a line in the ACL log.
 PATIENCE = 3

@@ -24,11 +24,12 @@ options:
       username: {description: User to authenticate as., type: str, default: default}
       password: {description: Its password., type: str}
       port: {description: Show it only to the server that listens on this port; 0 for any., type: int, default: 0}
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Find Redis servers
-  redis_survey:
+  quantdesk.redis.redis_survey:
     logins: [{username: admin, password: "{{ redis_adopt_password }}", port: 6379}]
 """
 
@@ -58,7 +59,7 @@ listeners:
 """
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402 - Ansible wants the documentation first
-from ansible.module_utils.redis_host import survey  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_host import survey  # noqa: E402
 
 
 def main() -> None:

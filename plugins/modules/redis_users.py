@@ -19,7 +19,7 @@ options:
     type: list
     elements: dict
     required: true
-    options:
+    suboptions:
       name: {description: Name., type: str, required: true}
       password:
         description: Password. Without one, and without O(users[].password_hashes), the user is off.
@@ -56,11 +56,12 @@ options:
   mode: {description: "Mode of the file, in octal digits.", type: raw}
 notes:
   - The service may write in the folder of the file. A link, or a file with another name besides, is refused there.
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Two users
-  redis_users:
+  quantdesk.redis.redis_users:
     path: /etc/redis/users.acl
     users:
       - {name: admin, password: "{{ redis_admin_password }}", rules: "~* &* +@all"}
@@ -87,7 +88,7 @@ from dataclasses import replace  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_acl import (  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_acl import (  # noqa: E402
     AclError,
     User,
     build,
@@ -97,11 +98,17 @@ from ansible.module_utils.redis_acl import (  # noqa: E402
     parse_file,
     render_file,
 )
-from ansible.module_utils.redis_files import OWNERSHIP, Candidate, Ownership, read  # noqa: E402
-from ansible.module_utils.redis_server import SERVER_OPTIONS, Refused, Stale, connect, restart_stale  # noqa: E402
-from ansible.module_utils.redis_trial import TrialError, trial  # noqa: E402
-from ansible.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
-from ansible.module_utils.sendable import sendable  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import OWNERSHIP, Candidate, Ownership, read  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_server import (  # noqa: E402
+    SERVER_OPTIONS,
+    Refused,
+    Stale,
+    connect,
+    restart_stale,
+)
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_trial import TrialError, trial  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.sendable import sendable  # noqa: E402
 
 Users = dict[str, User]
 Login = tuple[str, str]

@@ -26,6 +26,7 @@ options:
     type: list
     elements: str
     required: true
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 RETURN = r"""
@@ -46,7 +47,7 @@ from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.programs import ENGLISH  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.programs import ENGLISH  # noqa: E402
 from packaging.requirements import Requirement  # noqa: E402
 
 # A wheel's name, and nothing that leads elsewhere.

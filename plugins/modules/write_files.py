@@ -16,17 +16,18 @@ options:
     type: list
     elements: dict
     required: true
-    options:
+    suboptions:
       path: {description: Where it is., type: path, required: true}
       content: {description: Its whole text., type: str, required: true}
       owner: {description: Who owns it., type: str, default: root}
       group: {description: Its group., type: str, default: root}
       mode: {description: Its mode., type: str, default: "0644"}
+author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Write the unit and its slice
-  write_files:
+  quantdesk.redis.write_files:
     files:
       - {path: /etc/systemd/system/a.service, content: "{{ lookup('ansible.builtin.template', 'a.service.j2') }}"}
       - {path: /etc/systemd/system/a.slice, content: "{{ lookup('ansible.builtin.template', 'a.slice.j2') }}"}
@@ -40,8 +41,8 @@ import os  # noqa: E402 - Ansible wants the documentation first
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.redis_files import Candidate, Ownership, text_of  # noqa: E402
-from ansible.module_utils.sendable import sendable  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import Candidate, Ownership, text_of  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.sendable import sendable  # noqa: E402
 
 
 def write(module: AnsibleModule, file: dict[str, Any]) -> tuple[bool, dict[str, str] | None]:
