@@ -76,7 +76,7 @@ def unconverted(template: str, wanted: set[str]) -> Iterator[str]:
             # As a whole it goes to a module or a keyword, which convert it by themselves.
             whole = isinstance(last, nodes.Output) and len(last.nodes) == 1
             converted = isinstance(last, nodes.Filter) and last.name == "bool"
-            judged = isinstance(last, nodes.Test) and last.name in ("true_or_false", "defined")
+            judged = isinstance(last, nodes.Test) and last.name in ("quantdesk.redis.true_or_false", "defined")
             # Shown, in a message.
             shown = isinstance(last, nodes.Filter) and last.name == "string"
             if not (whole or converted or judged or shown):

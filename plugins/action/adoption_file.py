@@ -17,22 +17,22 @@ Nothing here asks a host. What a host has said is data: no text of it becomes a 
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.quantdesk.redis.plugins.filter import adoption
+from ansible_collections.quantdesk.redis.plugins.module_utils import redis_acl, redis_defaults
+from ansible_collections.quantdesk.redis.plugins.test import inputs
 
 PROJECT = Path(__file__).resolve().parents[2]
 WIDTH = 118
@@ -102,20 +102,6 @@ OWN_USERS = ("default", "app", "exporter", "admin", "backup", "replica", "sentin
 KEPT_USERS = ("default", "app", "exporter")
 CONTROLS_OF_OPEN_DEFAULT = (17,)
 CONTROLS_OF_PLAINTEXT = (3, 5)
-
-
-def load(path: str) -> ModuleType:
-    """Return another plugin's or a module's file, which Ansible does not offer to a plugin of the controller."""
-    name = f"adoption_{Path(path).stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, PROJECT / path)
-        if spec is None or spec.loader is None:
-            raise ImportError(path)
-        module = importlib.util.module_from_spec(spec)
-        # Its dataclasses look for it there.
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 @cache
@@ -228,7 +214,7 @@ def value_of(server: Mapping[str, Any], directive: str) -> Any:
     settings = server.get("settings") or {}
     if directive in settings:
         return settings[directive]
-    return load("plugins/module_utils/redis_defaults.py").DEFAULTS.get(directive, "")
+    return redis_defaults.DEFAULTS.get(directive, "")
 
 
 def words(value: Any) -> list[str]:
@@ -245,7 +231,7 @@ def truth(value: Any) -> bool:
 def obstacles(server: Mapping[str, Any], version: str) -> list[str]:
     """Return why a server cannot be adopted, as the role itself would refuse it; nothing where it can."""
     limit = number(value_of(server, "maxmemory"))
-    found = load("plugins/filter/adoption.py").obstacles(server, version, limit, "keep")
+    found = adoption.obstacles(server, version, limit, "keep")
     return [one_line(f"{item.name}: found {item.found}; expected {item.expected}").rstrip(".") for item in found]
 
 
@@ -419,7 +405,6 @@ def rules_of(user: Any, disabled: Sequence[str]) -> str:
 
 def user_lines(server: Mapping[str, Any], otherwise: list[str]) -> list[Line]:
     """Return the inputs for users: their rights and the hashes of their passwords; notes what cannot be kept."""
-    acl, inputs = load("plugins/module_utils/redis_acl.py"), load("plugins/test/inputs.py")
     disabled = sorted(name for name, new in (server.get("renamed") or {}).items() if not new)
     if disabled:
         otherwise.append(
@@ -434,8 +419,8 @@ def user_lines(server: Mapping[str, Any], otherwise: list[str]) -> list[Line]:
         name, text = str(item.get("name")), str(item.get("rules"))
         shown = f"user {one_line(name)}"
         try:
-            user = acl.parse(text if text.startswith("user ") else f"user {name} {text}")
-        except acl.AclError:
+            user = redis_acl.parse(text if text.startswith("user ") else f"user {name} {text}")
+        except redis_acl.AclError:
             otherwise.append(f"{shown}: its rules are not understood, so it is left out")
             continue
         rules = rules_of(user, disabled)
@@ -505,8 +490,7 @@ def setting(value: Any) -> Any:
 
 def setting_lines(server: Mapping[str, Any], name: str, otherwise: list[str]) -> list[Line]:
     """Return what goes into redis_settings; notes what cannot be kept."""
-    known = load("plugins/module_utils/redis_defaults.py").DEFAULTS
-    inputs = load("plugins/test/inputs.py")
+    known = redis_defaults.DEFAULTS
     kept: dict[str, Any] = {}
     for directive, value in sorted((server.get("settings") or {}).items()):
         if directive in INPUTS or directive in PLACES:
@@ -812,7 +796,7 @@ def steps(description: Description, path: Path, outcome: str, check: bool) -> li
     ]
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(ActionBase):
     """Runs on the controller alone."""
 
     TRANSFERS_FILES = False

@@ -70,7 +70,7 @@ def destination(command: str, words: list[str]) -> list[str]:
     return ["--property=ProtectHome=false", f"--property=ReadWritePaths={folder}"]
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(ActionBase):
     """What Ansible loads."""
 
     TRANSFERS_FILES = False

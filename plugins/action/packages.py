@@ -63,7 +63,7 @@ def name_failure(failure: Failure) -> str:
     return f"{failure['source']}{file}: {failure['reason']}" if failure["source"] else failure["reason"]
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(ActionBase):
     """What Ansible loads."""
 
     TRANSFERS_FILES = False

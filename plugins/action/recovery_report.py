@@ -71,7 +71,7 @@ def write(path: Path, content: str) -> bool:
     return True
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(ActionBase):
     """Runs on the controller alone."""
 
     TRANSFERS_FILES = False

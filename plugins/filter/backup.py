@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-
-def _places() -> ModuleType:
-    # What modules on hosts go by, which Ansible does not offer to a filter.
-    name = "quantdesk_backup_places"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            name, Path(__file__).resolve().parents[1] / "module_utils/backup_places.py"
-        )
-        if spec is None or spec.loader is None:
-            raise ImportError(name)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-backup_places = _places()
+from ansible_collections.quantdesk.redis.plugins.module_utils import backup_places
 
 
 def text(lines: Iterable[str]) -> str:

@@ -80,7 +80,7 @@ def version(program: bytes, sources: Path = SOURCES) -> str:
     return f"databackup {declared[1]}+{hashlib.sha256(program).hexdigest()[:12]}"
 
 
-class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
+class LookupModule(LookupBase):
     """What Ansible loads."""
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[dict[str, str]]:

@@ -43,7 +43,7 @@ DECLARED: dict[str, Any] = {}
 DEFAULTS: dict[str, Any] = {}
 
 
-class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
+class LookupModule(LookupBase):
     """What Ansible loads."""
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:

@@ -222,8 +222,8 @@ def look_at(params: dict[str, Any], port: int, known: dict[str, str]) -> Instanc
     if found.pid:
         found.status, found.body = ask(url_of(params, port))
         if path := certificate_of(params):
-            shown = shown_certificate(url_of(params, port))
-            found.certificate = "the one on the disk" if shown == certificate_on_disk(path) else "another one"
+            served = shown_certificate(url_of(params, port))
+            found.certificate = "the one on the disk" if served == certificate_on_disk(path) else "another one"
             plain, _ = ask(url_of(params, port, "http"))
             found.plaintext = f"an answer, {plain}" if plain else "refused"
     return found

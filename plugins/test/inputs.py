@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-
-def load_module_util(name: str) -> ModuleType:
-    """Return a file of module_utils: Ansible finds those for modules, not for plugins of the controller."""
-    if name not in LOADED:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent.parent / f"module_utils/{name}.py")
-        if spec is None or spec.loader is None:
-            raise ImportError(name)
-        LOADED[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(LOADED[name])
-    return LOADED[name]
-
-
-LOADED: dict[str, ModuleType] = {}
 PASSWORD = re.compile(r"[!#-&(-\[\]-~]+")
 # How a user of redis_extra_users may log in: with either or both.
 LOGIN = {"password", "password_hashes"}
@@ -209,7 +194,9 @@ def is_output_buffer_limit(value: Any) -> bool:
 
 def is_redis_directive(value: Any) -> bool:
     """Tell whether Redis 7 has a directive of this name, old names included; the module's own table says so."""
-    table = load_module_util("redis_defaults")
+    # Seldom asked for, and Ansible compiles what a plugin imports in each task anew.
+    from ansible_collections.quantdesk.redis.plugins.module_utils import redis_defaults as table
+
     name = re.sub("slave", "replica", str(value).lower())
     file_only = {"include", "loadmodule", "rename-command", "user", "slaveof", "dir", "logfile", "pidfile", "replicaof"}
     return name in table.DEFAULTS or name in table.HOST or str(value).lower() in file_only

@@ -20,7 +20,7 @@ requirements: []
 """
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships no types
+class CallbackModule(CallbackBase):
     """Writes one file for each run of ansible-playbook: many of them run at once."""
 
     CALLBACK_VERSION = 2.0

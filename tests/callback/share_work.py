@@ -106,7 +106,7 @@ class Templates:
         return code
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships no types
+class CallbackModule(CallbackBase):
     """Works before the first task."""
 
     CALLBACK_VERSION = 2.0
@@ -120,21 +120,23 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships no ty
             return
         Templates(Path(folder) / "templates").share()
         # A test that brings a module of its own must not meet the project's of that name, nor the other way round.
-        folder = f"{folder}/{hashlib.sha256(str(constants.DEFAULT_MODULE_PATH).encode()).hexdigest()[:12]}"
+        folder = f"{folder}/{hashlib.sha256(str(constants.COLLECTIONS_PATHS).encode()).hexdigest()[:12]}"
         Path(folder).mkdir(parents=True, exist_ok=True)
         # Ansible locks each module there, so runs wait for each other. At the end the link goes, not the folder.
         Path(constants.DEFAULT_LOCAL_TMP, "ansiballz_cache").symlink_to(folder)
         # How often a run looks whether a task has ended: a thousand times a second costs more than all that it finds.
         constants.DEFAULT_INTERNAL_POLL_INTERVAL = 0.01
-        # Any filter and any test, as looking for one loads them all.
+        # Any filter and any test, as looking for one loads them all: Ansible's, and the collection's.
         Templar(loader=playbook._loader).template(trust_as_template("{{ 1 | int is eq 1 }}"))
+        loader.filter_loader.get("quantdesk.redis.redis_bytes")
+        loader.test_loader.get("quantdesk.redis.port")
         for name in ("ssh", "local"):
             loader.connection_loader.get(name, class_only=True)
         loader.become_loader.get("sudo", class_only=True)
         loader.shell_loader.get("sh", class_only=True)
-        for name in ("checks", "command", "copy", "normal", "template"):
+        for name in ("quantdesk.redis.checks", "command", "copy", "normal", "template"):
             loader.action_loader.get(name, class_only=True)
-        for name in ("env", "file", "template"):
+        for name in ("quantdesk.redis.redis_instance", "env", "file", "template"):
             loader.lookup_loader.get(name, class_only=True)
         # What is there now stays. Each process that looks for garbage in it would write on all of these pages, which a
         # fork then has to copy; and a task ends before it has made much.

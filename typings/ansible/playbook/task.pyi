@@ -1,0 +1,5 @@
+from typing import Any
+
+class Task:
+    args: dict[str, Any]
+    check_mode: bool
