@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -20,31 +20,16 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
-from ansible import module_utils
 from ports import free_port
 
 PROJECT = Path(__file__).resolve().parent.parent
-# Where the libraries of modules find one another, as on a host.
-module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 # This checkout as the collection quantdesk.redis, by the link that requirements/install makes.
 sys.path.insert(0, str(PROJECT / ".ansible/collections"))
 
 
-def load(path: str, name: str | None = None) -> ModuleType:
+def load(path: str) -> ModuleType:
     """Load a plugin by its path, under the name that Ansible gives it."""
-    if name is None:
-        return importlib.import_module(
-            f"ansible_collections.quantdesk.redis.{path.removesuffix('.py').replace('/', '.')}"
-        )
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, PROJECT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"ansible_collections.quantdesk.redis.{path.removesuffix('.py').replace('/', '.')}")
 
 
 def ansible(program: str, *words: str | Path, cwd: Path = PROJECT) -> tuple[int, str]:

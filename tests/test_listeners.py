@@ -98,11 +98,11 @@ def test_the_module_finds_a_socket_of_this_machine_and_the_session_although_sudo
         assert code == 0
         assert [(one["address"], one["pid"]) for one in mine] == [("127.0.0.1", os.getpid())]
         assert found["ssh_connection"] == os.environ.get("SSH_CONNECTION", "")
-    script = "from ansible import module_utils as m; m.__path__.append('.'); from ansible.module_utils import listeners"
+    script = "from ansible_collections.quantdesk.redis.plugins.module_utils import listeners"
     script += "; print(listeners.ssh_connection())"
     done = subprocess.run(
         ["sh", "-c", 'env -u SSH_CONNECTION "$@"; :', "sh", sys.executable, "-c", script],
-        cwd=PROJECT / "plugins/module_utils",
+        cwd=PROJECT / ".ansible/collections",
         env={**os.environ, "SSH_CONNECTION": "198.51.100.7 50000 192.0.2.10 22"},
         capture_output=True,
         text=True,
