@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import PROJECT
+from conftest import PROJECT, load
 
 MODULES = sorted((PROJECT / "plugins/modules").glob("*.py"))
+ACTIONS = sorted(path.stem for path in PROJECT.glob("plugins/action/*.py"))
 
 
 def constants(file: Path) -> dict[str, Any]:
@@ -30,6 +31,15 @@ def test_its_documentation_can_be_read_and_its_example_uses_it(file: Path) -> No
     texts = constants(file)
     assert texts["DOCUMENTATION"]["module"] == file.stem
     options = set(texts["DOCUMENTATION"]["options"])
+    for fragment in texts["DOCUMENTATION"].get("extends_documentation_fragment", []):
+        shared = load(f"plugins/doc_fragments/{fragment.rpartition('.')[2]}.py").ModuleDocFragment.DOCUMENTATION
+        options |= set(yaml.safe_load(shared)["options"])
     for task in texts.get("EXAMPLES", []):
-        assert set(task.get(file.stem) or {}) <= options | {"owner", "group", "mode"}
+        assert set(task[f"quantdesk.redis.{file.stem}"] or {}) <= options | {"owner", "group", "mode"}
     assert options or "argument_spec={}" in file.read_text()
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_an_action_takes_what_is_documented_for_it(name: str) -> None:
+    options = constants(PROJECT / f"plugins/modules/{name}.py")["DOCUMENTATION"]["options"]
+    assert set(options) == load(f"plugins/action/{name}.py").ActionModule._VALID_ARGS

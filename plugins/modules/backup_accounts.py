@@ -35,6 +35,15 @@ options:
 author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
+EXAMPLES = r"""
+- name: Make an account for each host that keeps backups here
+  quantdesk.redis.backup_accounts:
+    path: /srv/backups
+    environment: production
+    hosts: [{name: redis1, key: "{{ backup_public_key }}"}]
+    single: /srv/backup
+"""
+
 RETURN = r"""
 accounts:
   description: The accounts of the environment, each with host, account, folder and key.

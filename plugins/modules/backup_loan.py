@@ -19,6 +19,16 @@ options:
 author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
+EXAMPLES = r"""
+- name: Let a new host read the backups of the one that is lost
+  quantdesk.redis.backup_loan:
+    path: /srv/backups
+    environment: production
+    host: redis1
+    borrower: staging/redis9
+    key: "{{ backup_public_key }}"
+"""
+
 RETURN = r"""
 account: {description: Whom the other host comes as., type: str, returned: always}
 """

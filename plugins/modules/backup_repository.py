@@ -41,6 +41,15 @@ options:
 author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
+EXAMPLES = r"""
+- name: List the backups of a host
+  quantdesk.redis.backup_repository:
+    path: /srv/backups
+    environment: production
+    repositories: [{host: redis1, password: "{{ backup_password }}"}]
+    state: listed
+"""
+
 RETURN = r"""
 repositories:
   description: A dictionary for each repository, with what was found and done, or `failed` and the reason.

@@ -48,7 +48,7 @@ opened: {description: Rules that C(tried) added., type: list, returned: always}
 unknown_users: {description: Users of the rules that the host does not have., type: list, returned: always}
 unit_state: {description: "What systemd says of the unit, as in C(active, enabled).", type: str, returned: always}
 policies: {description: "What the chains input and forward do in the end, by chain.", type: dict, returned: always}
-confined: {description: Users whom a rule refuses all else, and their rules., type: dict, returned: always}
+confined: {description: "Users whom a rule refuses all else, and their rules.", type: dict, returned: always}
 """
 
 import os  # noqa: E402 - Ansible wants the documentation first

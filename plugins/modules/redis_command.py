@@ -26,7 +26,7 @@ options:
       cert_file: {description: "Certificate of this client on the host, for mutual TLS.", type: path}
       key_file: {description: Its key., type: path}
       foreign_certificate: {description: Show a certificate that its authority did not sign., type: bool}
-      tls_maximum: {description: "Newest TLS version to offer, C(TLSv1.1) or C(TLSv1.2).", type: str}
+      tls_maximum: {description: Newest TLS version to offer., type: str, choices: [TLSv1.1, TLSv1.2]}
       tls_ciphers: {description: "What to offer up to TLS 1.2, in OpenSSL's words.", type: str}
       username: {description: User to authenticate as., type: str, default: default}
       password: {description: Password to authenticate with; none sends no AUTH., type: str}

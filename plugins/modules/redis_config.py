@@ -14,6 +14,7 @@ description:
     cannot judge, because it is down or reads the value at its start only, a second one is started for a moment on the
     new file.
   - In check mode values are not judged.
+  - Without O(server) only the file is looked after.
 options:
   path: {description: The configuration file., type: path, required: true}
   directives:
@@ -34,16 +35,6 @@ options:
     description: Make the server read its certificate again when the file holds another one.
     type: bool
     default: true
-  server: {description: How to reach the server; without it only the file is looked after., type: dict}
-  logins: {description: "Logins that it may know, the wanted one first.", type: list, elements: dict}
-  credentials_file: {description: The login that this host knew last; tried after O(logins)., type: path}
-  trusted_unit:
-    description:
-      - The unit whose process is taken for the server although it shows a certificate that O(server.ca_file) has not
-        signed, as it does when its files were replaced since it started. No other process gets a password.
-    type: str
-  timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
-  loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
   owner:
     description: Who owns the file. A trial of it is that user's process, too, and leaves out modules and included files
       that root alone cannot vouch for.
@@ -53,6 +44,7 @@ options:
 notes:
   - Redis may write in the folder of the file. A link, or a file with another name besides, is refused there.
 author: The quantdesk-redis maintainers (!UNKNOWN)
+extends_documentation_fragment: [quantdesk.redis.redis_login]
 """
 
 EXAMPLES = r"""

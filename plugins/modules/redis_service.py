@@ -23,17 +23,8 @@ options:
         whether its configuration saves them or not.
     type: str
   data: {description: The folder of its data., type: path}
-  server: {description: How to reach the server., type: dict}
-  logins: {description: Logins that it may know., type: list, elements: dict}
-  credentials_file: {description: The login that this host knew last., type: path}
-  trusted_unit:
-    description:
-      - The unit whose process is taken for the server although it shows a certificate that O(server.ca_file) has not
-        signed, as it does when its files were replaced since it started. No other process gets a password.
-    type: str
-  timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
-  loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
 author: The quantdesk-redis maintainers (!UNKNOWN)
+extends_documentation_fragment: [quantdesk.redis.redis_login]
 """
 
 EXAMPLES = r"""

@@ -39,16 +39,6 @@ options:
     description: The server's program, for a trial of the file while no server runs.
     type: path
     default: /usr/bin/redis-server
-  server: {description: How to reach the server., type: dict}
-  logins: {description: "Logins that it may know, the wanted one first.", type: list, elements: dict}
-  credentials_file: {description: The login that this host knew last; tried after O(logins)., type: path}
-  trusted_unit:
-    description:
-      - The unit whose process is taken for the server although it shows a certificate that O(server.ca_file) has not
-        signed, as it does when its files were replaced since it started. No other process gets a password.
-    type: str
-  timeout: {description: Seconds for a connection and each reply., type: float, default: 5}
-  loading_timeout: {description: Seconds for a server that loads its data., type: float, default: 60}
   owner:
     description: Who owns the file. A trial of it while no server runs is that user's process, too.
     type: str
@@ -57,6 +47,7 @@ options:
 notes:
   - The service may write in the folder of the file. A link, or a file with another name besides, is refused there.
 author: The quantdesk-redis maintainers (!UNKNOWN)
+extends_documentation_fragment: [quantdesk.redis.redis_login]
 """
 
 EXAMPLES = r"""

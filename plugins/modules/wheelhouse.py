@@ -29,6 +29,17 @@ options:
 author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
+EXAMPLES = r"""
+- name: Build what a host with Debian 12 installs
+  quantdesk.redis.wheelhouse:
+    source: app
+    lock: app/requirements.txt
+    dest: .build
+    python: 3.11.2
+    machine: x86_64
+    platforms: [manylinux_2_36_x86_64]
+"""
+
 RETURN = r"""
 path: {description: The archive (tar) on the controller., type: str, returned: always}
 release: {description: "Version and content of the application, in one name.", type: str, returned: always}
