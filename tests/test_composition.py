@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
-from jinja2 import Environment
 from test_bad_input import names, problems, run, variables
 
 from conftest import PROJECT, ansible, load
 
 endpoints = load("plugins/filter/endpoints.py")
 ports = load("plugins/filter/ports.py")
-inputs = load("plugins/test/inputs.py")
 SECRETS = {
     "vault_redis_app_password": "0123456789abcdef",
     "vault_redis_backup_password": "0123456789abcdef",
@@ -155,9 +153,7 @@ def test_what_reaches_sentinels_is_let_out_too() -> None:
         "primary_name": "cache",
         "tls": True,
     }
-    environment = Environment(autoescape=True)
-    environment.tests["address"] = inputs.is_address
-    assert endpoints.redis_outgoing(environment, {"cache": place, "state": place}, "app") == [
+    assert endpoints.redis_outgoing({"cache": place, "state": place}, "app") == [
         {"user": "app", "name": "redis", "ports": [6380], "to": ["10.0.0.1"]},
         {"user": "app", "name": "redis", "ports": [6380, 26379], "to": ["10.0.0.2"]},
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jinja2 import Environment, pass_environment
+from ansible_collections.quantdesk.redis.plugins.test.inputs import is_address
 
 Endpoint = Mapping[str, Any]
 
@@ -53,8 +53,7 @@ def redis_environment(endpoints: Mapping[str, Endpoint]) -> dict[str, str]:
     return found
 
 
-@pass_environment
-def redis_outgoing(environment: Environment, endpoints: Mapping[str, Endpoint], user: str) -> list[dict[str, Any]]:
+def redis_outgoing(endpoints: Mapping[str, Endpoint], user: str) -> list[dict[str, Any]]:
     """Return for firewall_outgoing what a user may connect to, to reach all endpoints and their Sentinels.
 
     One item for each address. Those that have names are left out, as a packet filter knows addresses only.
@@ -62,7 +61,7 @@ def redis_outgoing(environment: Environment, endpoints: Mapping[str, Endpoint], 
     ports: dict[str, set[int]] = {}
     for endpoint in endpoints.values():
         for place in (*endpoint["addresses"], *endpoint.get("sentinels", ())):
-            if environment.call_test("address", place["host"]):
+            if is_address(place["host"]):
                 ports.setdefault(str(place["host"]), set()).add(int(place["port"]))
     return [{"user": user, "name": "redis", "ports": sorted(found), "to": [host]} for host, found in ports.items()]
 
