@@ -78,38 +78,24 @@ backup: {description: Where the old file is kept; null if nothing was written or
 tls_reloaded: {description: Whether the server was made to read its certificate again., type: bool, returned: always}
 """
 
-import glob  # noqa: E402 - Ansible wants the documentation first
-import os  # noqa: E402
+import os  # noqa: E402 - Ansible wants the documentation first
 import re  # noqa: E402
-import ssl  # noqa: E402
 import time  # noqa: E402
-from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.quantdesk.redis.plugins.module_utils.redis_conf import (  # noqa: E402
-    HIDDEN,
-    LIMITS,
     SECRETS,
-    STARTUP,
     ConfError,
     canonical,
     declared,
-    default,
-    found,
-    from_live,
     mask,
-    merge,
-    parse,
-    same,
-    to_live,
 )
-from ansible_collections.quantdesk.redis.plugins.module_utils.redis_defaults import IMMUTABLE, PROTECTED  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_directives import Comparison  # noqa: E402
 from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import (  # noqa: E402
     OWNERSHIP,
     Candidate,
     Ownership,
-    as_user,
     ownership_of,
     read,
 )
@@ -123,9 +109,6 @@ from ansible_collections.quantdesk.redis.plugins.module_utils.redis_trial import
 from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
 from ansible_collections.quantdesk.redis.plugins.module_utils.sendable import sendable  # noqa: E402
 
-TLS_FILES = ["tls-cert-file", "tls-key-file", "tls-ca-cert-file"]
-TLS_OTHERS = ["tls-ca-cert-dir", "tls-client-cert-file", "tls-client-key-file"]
-AT_START = "Redis reads it at its start only"
 # ERR CONFIG SET failed (possibly related to argument 'io-threads') - can't set immutable config
 NEEDS_RESTART = re.compile(r"related to argument '([^']+)'\) - (can't set (?:immutable|protected) config)")
 
@@ -147,67 +130,6 @@ def sort_out(module: AnsibleModule) -> dict[str, Any]:
         if canonical(name) not in SECRETS:
             raise ConfError(f"{name} is no secret: put it in `directives`")
     return {**directives, **secrets}
-
-
-def included(pattern: str, seen: set[str], absent: list[str]) -> set[str]:
-    """Return the names of all directives in the files of an include, and of theirs; note a missing file."""
-    # The server's working directory when it reads them is that of its unit.
-    pattern = os.path.join("/", pattern)
-    paths = glob.glob(pattern) if re.search(r"[*?\[]", pattern) else [pattern]
-    names: set[str] = set()
-    for path in paths:
-        if path in seen:
-            continue
-        seen.add(path)
-        try:
-            text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-        except FileNotFoundError:
-            absent.append(path)
-            continue
-        entries = parse(text)
-        names |= {entry.name for entry in entries if entry.name}
-        for words in found(entries, "include"):
-            names |= included(" ".join(words), seen, absent)
-    return names
-
-
-def check_includes(text: str, managed: set[str], tolerate: bool) -> None:
-    """Raise ConfError when an included file is missing or overrides what is managed.
-
-    `tolerate` missing files in check mode, where a task before this one may only have said that it would write them.
-    """
-    entries = parse(text)
-    for at, entry in enumerate(entries):
-        if entry.name != "include":
-            continue
-        pattern, absent = " ".join(entry.words), list[str]()
-        names = included(pattern, set(), absent)
-        if absent and not tolerate:
-            raise ConfError(f"include {pattern}: there is no file {', '.join(absent)}")
-        later = {other.name for other in entries[at:]}
-        # Several lines of these add up; of all others the last one counts.
-        adding = {"save", LIMITS}
-        clash = sorted(name for name in names & managed - STARTUP if name in adding or name not in later)
-        if clash:
-            raise ConfError(
-                f"include {pattern} sets {', '.join(clash)}, which would override what is declared: take it out there"
-            )
-
-
-def live_values(client: Client, names: set[str]) -> dict[str, str]:
-    """Return the running server's values by today's names; those that it does not know are missing."""
-    reply = client.call("CONFIG", "GET", *sorted(names))
-    assert isinstance(reply, list)
-    values = {canonical(str(name)): str(value) for name, value in zip(reply[::2], reply[1::2], strict=True)}
-    return {name: value for name, value in values.items() if name in names}
-
-
-def certificate(path: str) -> bytes | None:
-    """Return the first certificate of a PEM file in DER, None where there is none; raises OSError."""
-    pem = re.search(
-        r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", Path(path).read_text("latin-1"), re.DOTALL
-    )
-    return ssl.PEM_cert_to_DER_cert(pem[0]) if pem else None
 
 
 def config_set(client: Client, values: dict[str, str], address: str) -> dict[str, str]:
@@ -236,82 +158,23 @@ def config_set(client: Client, values: dict[str, str], address: str) -> dict[str
     return refused
 
 
-class Run:
+class Run(Comparison):  # type: ignore[misc]  # what modules import has no types yet
     """One run of the module: what is, what is wanted, and the way from one to the other."""
 
     def __init__(self, module: AnsibleModule, client: Client | None, path: str) -> None:
-        self.module, self.client, self.path = module, client, path
+        self.module = module
         self.params: dict[str, Any] = module.params
-        given = sort_out(module)
-        self.wanted = declared(given)
         self.ownership = Ownership.of(self.params, check_mode=module.check_mode)
-        self.before = read(path, "")
-        header = self.params["header"] or ""
-        top = "".join(f"{line if line.startswith('#') else f'# {line}'.rstrip()}\n" for line in header.splitlines())
-        self.after = str(merge(top if self.before is None else self.before, given))
-        # A line that Redis has written decides what is read here: nothing that Redis itself may not read.
-        with as_user(self.params["owner"]):
-            check_includes(self.after, set(self.wanted), module.check_mode)
-        old, new = parse(self.before or ""), parse(self.after)
-        self.rewritten = {name for name in self.wanted if found(old, name) != found(new, name)}
-        extra = {"enable-protected-configs", *TLS_FILES, *TLS_OTHERS}
-        self.live = self.ask(set(self.wanted) | extra) if client else {}
-        self.tls_reloaded = self.other_certificate()
-        self.values = self.to_set()
-        # What CONFIG GET does not tell, or no default is known for, is known to be old only when its line is.
-        unseen = {name for name in self.rewritten if name not in self.live or self.target(name) is None}
-        self.unseen: set[str] = unseen if client else set()
-
-    def ask(self, names: set[str]) -> dict[str, str]:
-        """Return the running server's values; raises ConfError where its file has taken CONFIG from everybody."""
-        assert self.client
-        try:
-            return live_values(self.client, names)
-        except ErrorReply as error:
-            if "unknown command" not in str(error):
-                raise
-            for number, line in enumerate((self.before or "").splitlines(), 1):
-                words = line.split()
-                if len(words) > 2 and [word.lower() for word in words[:2]] == ["rename-command", "config"]:
-                    raise ConfError(
-                        f"{self.path}, line {number}: found rename-command CONFIG, which leaves no such command; "
-                        "expected no such line: users' rules say who may run it. Take it out, and restart Redis"
-                    ) from error
-            raise
-
-    def other_certificate(self) -> bool:
-        """Tell whether the server shows another certificate than its file holds; raises OSError."""
-        shown = self.client.peer_certificate() if self.client and self.params["reload_tls"] else None
-        if shown is None:
-            return False
-        lines = self.wanted.get("tls-cert-file")
-        path = to_live(lines) if lines else self.live.get("tls-cert-file", "")
-        if not path or (self.module.check_mode and not os.path.exists(path)):
-            return False
-        return bool(certificate(path) != shown)
-
-    def to_set(self) -> dict[str, str]:
-        """Return what differs on the running server, as CONFIG SET takes it."""
-        values = {}
-        for name, lines in self.wanted.items():
-            target = self.target(name)
-            if name in self.live and target is not None and not same(name, from_live(name, self.live[name]), lines):
-                values[name] = target
-        if self.tls_reloaded:
-            # Redis reads these files again even when their names stay the same.
-            for name in TLS_FILES + TLS_OTHERS:
-                if self.live.get(name):
-                    values.setdefault(name, self.live[name])
-        return values
-
-    def predict(self) -> dict[str, str]:
-        """Return what the running server will say needs a restart, with the reason."""
-        allowed = self.live.get("enable-protected-configs", "no")
-        local = bool(self.params["server"]) and self.params["server"]["host"] in ("127.0.0.1", "::1", "localhost")
-        guarded = not (allowed == "yes" or (allowed == "local" and local))
-        refused = {name: "can't set immutable config" for name in self.values if name in IMMUTABLE}
-        protected = {name: "can't set protected config" for name in self.values if name in PROTECTED and guarded}
-        return {**refused, **protected}
+        super().__init__(
+            sort_out(module),
+            path,
+            client,
+            local=bool(self.params["server"]) and self.params["server"]["host"] in ("127.0.0.1", "::1", "localhost"),
+            owner=self.params["owner"],
+            header=self.params["header"] or "",
+            pretend=module.check_mode,
+            reload_tls=self.params["reload_tls"],
+        )
 
     def rehearse(self) -> None:
         """Try the new file where the running server cannot judge it; raises TrialError."""
@@ -377,29 +240,6 @@ class Run:
         if self.client:
             old = {name: self.live[name] for name in self.values if name not in refused}
             config_set(self.client, old, where(self.params["server"]))
-
-    def restart(self, refused: dict[str, str]) -> list[dict[str, str | None]]:
-        """Return what the running server takes only at its start."""
-        reasons = {**dict.fromkeys(self.unseen, AT_START), **refused}
-        return [
-            {
-                "directive": name,
-                "running": self.shown(name, self.live.get(name)),
-                "wanted": self.shown(name, self.target(name)),
-                "reason": reasons[name],
-            }
-            for name in sorted(reasons)
-        ]
-
-    def target(self, name: str) -> str | None:
-        """Return what a directive is to be, None where that is the default and not known."""
-        lines = self.wanted[name]
-        target = default(name) if lines is None else lines
-        return None if target is None else to_live(target)
-
-    def shown(self, name: str, value: str | None) -> str | None:
-        """Return a value as the result may show it."""
-        return HIDDEN if value is not None and name in SECRETS else value
 
     def main(self) -> dict[str, Any]:
         """Do it all, or say in check mode what would be done; return the result."""

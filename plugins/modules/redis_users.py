@@ -74,20 +74,17 @@ server: {description: "C(up), C(down) or C(none).", type: str, returned: always}
 
 import errno  # noqa: E402 - Ansible wants the documentation first
 import os  # noqa: E402
-import re  # noqa: E402
-from dataclasses import replace  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.quantdesk.redis.plugins.module_utils.redis_acl import (  # noqa: E402
-    AclError,
-    User,
-    build,
-    digest,
-    hide,
-    parse,
-    parse_file,
-    render_file,
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_acl import AclError, digest, hide, render_file  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_declared_users import (  # noqa: E402
+    Users,
+    compare,
+    loadable,
+    rehearse,
+    users_of,
+    wanted_users,
 )
 from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import OWNERSHIP, Candidate, Ownership, read  # noqa: E402
 from ansible_collections.quantdesk.redis.plugins.module_utils.redis_server import (  # noqa: E402
@@ -98,92 +95,14 @@ from ansible_collections.quantdesk.redis.plugins.module_utils.redis_server impor
     restart_stale,
 )
 from ansible_collections.quantdesk.redis.plugins.module_utils.redis_trial import TrialError, trial  # noqa: E402
-from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, ProtocolError, Reply  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, ProtocolError  # noqa: E402
 from ansible_collections.quantdesk.redis.plugins.module_utils.sendable import sendable  # noqa: E402
 
-Users = dict[str, User]
 Login = tuple[str, str]
-# Rules that are no rights; the module's options say the same.
-STATES = {"on", "off", "nopass", "reset", "resetpass", "sanitize-payload", "skip-sanitize-payload"}
 
 
 class Partly(Exception):
     """A step failed after others were done; the message says what holds now."""
-
-
-def wanted_users(declared: list[dict[str, Any]]) -> Users:
-    """Return the declared users by name, and `default` switched off if it is not among them; raises AclError."""
-    users: Users = {}
-    for item in declared:
-        name, rules = item["name"], item["rules"]
-        if re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name) is None:
-            raise AclError(f"user {name!r}: a name is letters, digits, dots, dashes and underscores")
-        if name in users:
-            raise AclError(f"user {name} is declared twice")
-        if not rules.isprintable() or re.search(r"""["'()\\]""", rules):
-            raise AclError(f"user {name}: rules are one line without quotes and parentheses, found {rules!r}")
-        words = rules.split()
-        for word in words:
-            if word.startswith((">", "<", "#", "!")) or word.lower() in STATES:
-                raise AclError(f"user {name}: passwords and on or off are no rules; use password and enabled")
-        passwords = [word for word in (item["password"], item["previous_password"]) if word is not None]
-        hashes = item.get("password_hashes") or []
-        if not all(re.fullmatch("[0-9a-f]{64}", word) for word in hashes):
-            raise AclError(f"user {name}: a hash of a password is 64 small hexadecimal digits")
-        if not all(passwords):
-            raise AclError(f"user {name} has an empty password")
-        if item["previous_password"] and not item["password"]:
-            raise AclError(f"user {name} has a previous password and none now")
-        hashes = [*map(digest, passwords), *hashes]
-        switch = "on" if item["enabled"] and hashes else "off"
-        users[name] = build(name, [switch, *(f"#{word}" for word in hashes), *words])
-    users.setdefault("default", build("default", ["off"]))
-    return users
-
-
-def users_of(lines: Reply) -> Users:
-    """Return the users of a reply to ACL LIST."""
-    assert isinstance(lines, list)
-    users = [parse(str(line)) for line in lines]
-    return {user.name: user for user in users}
-
-
-def compare(now: Users, wanted: Users) -> dict[str, list[str]]:
-    """Return the names of users that are missing, different and too many."""
-    return {
-        "added": sorted(wanted.keys() - now.keys()),
-        "updated": sorted(name for name in wanted.keys() & now.keys() if wanted[name] != now[name]),
-        "removed": sorted(now.keys() - wanted.keys()),
-    }
-
-
-def rehearse(client: Client, wanted: Users) -> Users:
-    """Return the wanted users in the server's own words; raises AclError in the same where it refuses one.
-
-    Redis rewrites command rules (`-@dangerous` becomes a list of commands), so that only the server can tell whether
-    two mean the same. It is asked with stand-ins that are switched off and have no password: nobody can be one. They
-    come and go in one transaction, so that nobody sees them, and a run that is cut off leaves none.
-    """
-    prefix = "stand-in-for-"
-    bodies = {
-        f"{prefix}{name}": ["reset", *(rule for rule in user.rules() if rule != "on" and not rule.startswith("#"))]
-        for name, user in wanted.items()
-    }
-    sets = [["ACL", "SETUSER", name, *body] for name, body in bodies.items()]
-    queued = client.pipeline([["MULTI"], *sets, ["ACL", "LIST"], ["ACL", "DELUSER", *bodies], ["EXEC"]])
-    for reply in queued:
-        if isinstance(reply, ErrorReply):
-            raise reply
-    replies = queued[-1]
-    assert isinstance(replies, list)
-    for name, reply in zip(wanted, replies, strict=False):
-        if isinstance(reply, ErrorReply):
-            raise AclError(f"user {name}: Redis says: {str(reply).replace(prefix, '')}")
-    seen = users_of(replies[-2])
-    return {
-        name: replace(seen[f"{prefix}{name}"], name=name, enabled=user.enabled, hashes=user.hashes)
-        for name, user in wanted.items()
-    }
 
 
 def find_keeper(params: dict[str, Any], wanted: Users, user: str) -> Login:
@@ -245,18 +164,6 @@ def credentials_text(params: dict[str, Any]) -> str | None:
                 raise AclError(f"user {item['name']}: found a password with a line break; expected one line")
             return f"REDISCLI_USER={item['name']}\nREDISCLI_AUTH={item['password']}\n"
     raise AclError(f"credentials_user {params['credentials_user']} is not declared, or has no password")
-
-
-def loadable(text: str | None) -> Users | None:
-    """Return the users of an ACL file; None where there is none, or one that is not to stay."""
-    if text is None:
-        return None
-    try:
-        users: Users = parse_file(text)
-        return users
-    except AclError:
-        # Redis would not load it, or it holds passwords in the clear.
-        return None
 
 
 def describe(error: OSError, path: str) -> str:
