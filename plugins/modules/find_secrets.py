@@ -39,30 +39,8 @@ searched:
   returned: always
 """
 
-import os  # noqa: E402
-import subprocess  # noqa: E402 - Ansible wants the documentation first
-from collections.abc import Iterator  # noqa: E402
-from contextlib import suppress  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.quantdesk.redis.plugins.module_utils.redis_files import NotPlain, read_bytes  # noqa: E402
-
-
-def command_lines() -> Iterator[tuple[str, bytes]]:
-    """Yield `command line of PID (name)` and the command line, for every process that lives long enough."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            program = (folder / "comm").read_text(encoding="utf-8", errors="replace").strip()
-            yield f"the command line of {folder.name} ({program})", (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-
-
-def journal() -> bytes:
-    """Return this boot's journal; raises OSError when there is no journalctl."""
-    command = ["journalctl", "--boot", "--no-pager", "--quiet", "--output", "cat"]
-    return subprocess.run(command, check=False, capture_output=True, env={**os.environ, "LC_ALL": "C"}).stdout
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402 - Ansible wants the documentation first
+from ansible_collections.quantdesk.redis.plugins.module_utils.secret_places import Places  # noqa: E402
 
 
 def main() -> None:
@@ -74,20 +52,14 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    wanted = {name: str(value).encode() for name, value in module.params["secrets"].items() if value}
-    places = list(command_lines())
-    processes = len(places)
+    wanted = {name: str(value) for name, value in module.params["secrets"].items()}
     try:
-        places.append(("the journal", journal()))
-        for file in module.params["files"]:
-            # A service may write some of them: a link in the place of one is not followed, and control 58 names it.
-            with suppress(NotPlain):
-                text = read_bytes(file)
-                places += [] if text is None else [(file, text)]
+        places = Places()
+        files = places.files(module.params["files"])
     except OSError as error:
         module.fail_json(msg=f"cannot search {error.filename or 'the journal'}: {error.strerror}")
-    found = [f"{name} in {place}" for place, text in places for name, secret in wanted.items() if secret in text]
-    module.exit_json(changed=False, found=found, searched={"processes": processes, "others": len(places) - processes})
+    searched = {"processes": places.processes, "others": 1 + len(files)}
+    module.exit_json(changed=False, found=places.search(wanted, files), searched=searched)
 
 
 if __name__ == "__main__":
