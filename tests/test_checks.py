@@ -172,3 +172,53 @@ def test_values_are_shown_on_one_line_and_cut() -> None:
     assert checks.plain("") == "''"
     assert checks.shorten("x" * 70) == "x" * 59 + "…"
     assert checks.hide("") == "an empty value"
+
+
+ROWS: list[dict[str, Any]] = [
+    {"subject": "test", "name": "a", "control": [7], "found": "'{{ nowhere }}'", "expected": "b", "verdict": "FAILED"},
+    {"subject": "other", "name": "c", "control": [], "found": "'d'", "expected": "'d'", "verdict": "ok"},
+]
+
+
+@in_play({"name": "Note", "checks": {"rows": "{{ rows }}"}}, REPORT, checks_deferred="results", rows=ROWS[1:])
+def test_rows_that_a_host_has_judged_are_in_the_report(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert well, output
+    assert "1 checks on 1 hosts, all ok" in output
+
+
+@in_play(
+    {
+        "name": "Told",
+        "ansible.builtin.command": {"argv": ["printf", "%s", "{{ '{{' }} nowhere }}"]},
+        "register": "told",
+    },
+    {"name": "Note", "checks": {"rows": [{**ROWS[0], "found": "{{ told.stdout }}"}]}},
+)
+def test_nothing_of_a_row_is_evaluated_and_one_that_failed_ends_a_play_without_a_report(
+    played: tuple[bool, str],
+) -> None:
+    well, output = played
+    assert not well
+    assert "test: 1 of 1 checks failed" in output
+    assert "a: found {{ nowhere }}; expected b. [one] (control 7)" in output
+
+
+@in_play(
+    task(
+        *({"name": f"a{n}", "found": str(n), "equals": str(n)} for n in range(9)),
+        {"name": "b", "found": "nowhere", "equals": "1"},
+        {"name": "c", "found": "1 / 0", "equals": "1"},
+        {"name": "d", "when": "elsewhere", "that": "true"},
+        {"name": "e", "found": "1)", "equals": "1"},
+    ),
+    REPORT,
+    checks_deferred="results",
+)
+def test_what_cannot_be_worked_out_is_alone_in_that(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
+    assert "Test: 4 problems." in output
+    assert "b: found nothing ('nowhere' is undefined)" in output
+    assert "d: found nothing ('elsewhere' is undefined)" in output
+    assert all(f"{name}: found nothing (" in output for name in "bcde")
