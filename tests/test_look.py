@@ -126,18 +126,6 @@ def test_an_instance_is_separated_on_a_host_of_another_language(tmp_path: Path) 
     assert (new / "users.acl").stat().st_uid == 64102
 
 
-def test_plain_files_of_redis_are_known_on_a_host_of_another_language(tmp_path: Path) -> None:
-    names = ("conf", "acl", "credentials", "folder", "data", "log", "log_folder", "sizes", "unit")
-    values: dict[str, object] = {f"__redis_{name}": tmp_path / name for name in names}
-    values |= {"__redis_user": pwd.getpwuid(os.geteuid()).pw_name}
-    values |= {"redis_tls_key_file": tmp_path / "key", "redis_tls_cert_file": tmp_path / "crt"}
-    for name in ("conf", "acl"):
-        (tmp_path / name).write_text("x\n")
-    script = jinja2.Template((PROJECT / "roles/redis/templates/verify.sh.j2").read_text()).render(values)
-    done = subprocess.run(["bash", "-c", script], env=os.environ | GERMAN, capture_output=True, text=True, check=False)
-    assert "Plain=" in done.stdout.splitlines()
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: PostgreSQL runs as a user of its own")
 def test_a_database_refuses_in_the_words_that_are_compared_on_a_host_of_another_language() -> None:
     own = yaml.safe_load((PROJECT / "roles/database/vars/main.yml").read_text())["__database_own_settings"]

@@ -121,36 +121,37 @@ def test_an_instance_then_the_inventory_then_the_role_says_what_an_input_is(tmp_
     assert "6380 64mb lru 62 6380 end" in output
 
 
-PERMISSIONS = [
-    {"control": 19, "user": "app", "may": False, "command": ["FLUSHALL"]},
-    {"control": 21, "user": "app", "may": True, "command": ["GET", "own"]},
-]
+def test_a_variable_is_told_for_each_instance_at_once(tmp_path: Path) -> None:
+    known = {
+        "redis_instances": [{"name": "a", "port": 7000}, {"name": "b", "maxmemory": "{{ redis_maxmemory }}4"}],
+        "redis_port": 6379,
+        "redis_maxmemory": "1{{ 2 }}",
+        "__shown": {"text": "{{ redis_name }} {{ redis_port }} {{ __size }}", "port": "{{ redis_port }}"},
+        "__size": "{{ redis_maxmemory }}mb",
+        "wanted": [{"text": "a 7000 12mb", "port": 7000}, {"text": "b 6379 124mb", "port": 6379}],
+    }
+
+    def play(expression: str, **more: object) -> dict[str, object]:
+        said = {"that": f"{expression} == wanted", "fail_msg": f"{{{{ {expression} | to_json }}}}"}
+        return {"vars": {**known, **more}, "tasks": [{"ansible.builtin.assert": said}]}
+
+    plays = {
+        "each": play("query('quantdesk.redis.redis_each', '__shown')"),
+        "nothing": play("query('quantdesk.redis.redis_each', '__nowhere')"),
+        # The host's own stay as they are.
+        "host": play("[redis_port, redis_maxmemory]", wanted=[6379, "12"]),
+    }
+    found = ansible_plays(tmp_path, plays)
+    assert found["each"][0], found["each"][1]
+    assert found["host"][0], found["host"][1]
+    assert not found["nothing"][0]
+    assert "'__nowhere' is undefined" in found["nothing"][1]
 
 
-def test_permissions_are_asked_without_being_used() -> None:
-    assert redis.dry_runs(PERMISSIONS) == [
-        ["ACL", "DRYRUN", "app", "FLUSHALL"],
-        ["ACL", "DRYRUN", "app", "GET", "own"],
-    ]
-
-
-@pytest.mark.parametrize(
-    ("replies", "wrong"),
-    [
-        (["User app has no permissions", "OK"], {"19": {"app": []}, "21": {"app": []}}),
-        (["OK", "OK"], {"19": {"app": ["app may FLUSHALL"]}, "21": {"app": []}}),
-        (["no", "no"], {"19": {"app": []}, "21": {"app": ["app may not GET own"]}}),
-        (["no"], {"19": {"app": []}, "21": {"app": ["app GET own: no answer"]}}),
-        ([], {"19": {"app": ["app FLUSHALL: no answer"]}, "21": {"app": ["app GET own: no answer"]}}),
-        # A user that does not exist is refused everything: that is no proof of anything.
-        (
-            ["error: ERR User 'app' not found", "OK"],
-            {"19": {"app": ["app FLUSHALL: error: ERR User 'app' not found"]}, "21": {"app": []}},
-        ),
-    ],
-)
-def test_an_answer_that_is_not_as_wanted_is_named(replies: list[str], wrong: dict[str, dict[str, list[str]]]) -> None:
-    assert redis.wrong_permissions(PERMISSIONS, replies) == wrong
+@pytest.mark.parametrize(("more", "confined"), [("", True), (" ~*", False)])
+def test_rules_are_confined_as_the_record_says(more: str, confined: bool) -> None:
+    rules = "~a:* &a:* +@all -@scripting -scan -randomkey -pubsub -client|tracking"
+    assert redis.confined(rules + more, "default") is confined
 
 
 def test_a_secret_on_a_command_line_or_in_a_file_is_found(tmp_path: Path) -> None:

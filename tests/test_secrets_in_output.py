@@ -54,6 +54,11 @@ FAILING: dict[str, dict[str, Any]] = {
         "environment_text": "TOKEN={{ secret }}\n",
         "timeout": 1,
     },
+    # What is told of the instance is not whole.
+    "redis_audit": {
+        "instances": [{"subject": "redis", "users": USERS}],
+        **{"host": "h", "topology": "standalone", "install": "package", "packages": {}, "kernel": True, "somaxconn": 1},
+    },
     "find_secrets": {"secrets": {"a": "{{ secret }}"}, "files": ["/proc/self/mem"]},
 }
 

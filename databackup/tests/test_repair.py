@@ -8,13 +8,11 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 
 from databackup import cli as program
@@ -25,7 +23,9 @@ from databackup.redis.diagnose import Diagnosis
 from databackup.redis.replica import Replica
 from host import REDIS_7_2, REDIS_8, REDIS_PASSWORD, VALKEY_8, Host, Process, make_repository, wait_for
 
-from conftest import PROJECT
+from conftest import load
+
+redis_cut = load("plugins/module_utils/redis_cut.py")
 
 pytestmark = pytest.mark.slow
 
@@ -174,40 +174,34 @@ def test_a_cut_tail_starts_by_itself_and_says_what_it_drops(host: Broken) -> Non
     assert host.state().cut is None
 
 
-def told_by_verify(host: Broken) -> dict[str, str]:
-    """Return what verify.yml's questions to the host say of its log."""
-    names = ("__redis_unit", "__redis_data", "__redis_conf", "__redis_acl", "__redis_credentials")
-    values = dict.fromkeys((*names, "redis_tls_key_file", "redis_tls_cert_file"), str(host.folder / "nothing"))
-    values |= {"__redis_log": f"{host.folder}/log", "__redis_sizes": f"{host.folder}/state/redis.aof-sizes"}
-    template = (PROJECT / "roles/redis/templates/verify.sh.j2").read_text()
-    script = jinja2.Template(template).render(values)
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+def told_by_verify(host: Broken) -> Any:
+    """Return what verify.yml says of the last start, by the log."""
+    return redis_cut.last_cut(f"{host.folder}/log", f"{host.folder}/state/redis.aof-sizes")
 
 
 def test_verify_tells_of_a_cut_tail(host: Broken) -> None:
-    assert "Cut" not in told_by_verify(host)
+    assert told_by_verify(host) is None
     host.damage(lambda data: data[:-13])
     host.service.start(60)
     told = told_by_verify(host)
     size = host.log.stat().st_size
-    assert f"what was dropped behind byte {size} of {host.log.name} at 20" in told["Cut"]
-    assert 0 <= int(told["CutAge"]) < 60
+    assert f"what was dropped behind byte {size} of {host.log.name} at 20" in told.text
+    assert 0 <= told.age < 60
     # With its length noted before the start, as a host does that comes up.
     host.damage(lambda data: data + b"*3\r\n$3\r\nS")
     assert host.command("recover", "redis")[0] == 0
     host.service.start(60)
-    assert f"9 bytes were dropped behind byte {size} of {host.log.name}" in told_by_verify(host)["Cut"]
+    assert f"9 bytes were dropped behind byte {size} of {host.log.name}" in told_by_verify(host).text
     # What was noted long before says nothing of this start.
     noted = host.folder / "state/redis.aof-sizes"
     os.utime(noted, (noted.stat().st_mtime - 3600, noted.stat().st_mtime - 3600))
-    assert "what was dropped" in told_by_verify(host)["Cut"]
+    assert "what was dropped" in told_by_verify(host).text
     cut = host.state().cut
     assert cut is not None
     assert cut.bytes is None
     host.service.stop()
     host.service.start(60)
-    assert "Cut" not in told_by_verify(host)
+    assert told_by_verify(host) is None
 
 
 def test_an_unfinished_transaction_is_a_cut_tail(host: Broken) -> None:

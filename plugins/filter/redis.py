@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -102,29 +105,23 @@ def restart_reason(item: Mapping[str, Any]) -> str:
     return f"{item['directive']} is {item['running']}, wanted {item['wanted']}"
 
 
-def dry_runs(permissions: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the commands that ask a server for permissions without using them: `ACL DRYRUN user command…`."""
-    return [["ACL", "DRYRUN", item["user"], *item["command"]] for item in permissions]
+@cache
+def records() -> ModuleType:
+    """Return the records of the built-in users, which Ansible finds for modules and not for a filter."""
+    name = "redis_built_in"
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"module_utils/{name}.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(name)
+    module = importlib.util.module_from_spec(spec)
+    # Where its classes look for their module.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-def wrong_permissions(
-    permissions: Iterable[Mapping[str, Any]], replies: Iterable[Any]
-) -> dict[str, dict[str, list[str]]]:
-    """Return by control and user what the server's answers to `dry_runs` say against the wanted permissions.
-
-    A user who may do what it should not is `app may FLUSHALL`; with fewer answers than questions, all are wrong.
-    """
-    wanted, answers = list(permissions), list(replies)
-    answers += ["no answer"] * (len(wanted) - len(answers))
-    wrong: dict[str, dict[str, list[str]]] = {}
-    for item, answer in zip(wanted, answers, strict=True):
-        found = wrong.setdefault(str(item["control"]), {}).setdefault(item["user"], [])
-        command = " ".join(item["command"])
-        if answer == "no answer" or str(answer).startswith("error"):
-            found.append(f"{item['user']} {command}: {answer}")
-        elif (answer == "OK") is not item["may"]:
-            found.append(f"{item['user']} {'may' if answer == 'OK' else 'may not'} {command}")
-    return wrong
+def confined(rules: str, name: str) -> bool:
+    """Tell whether a built-in user's rules keep it to what its record says, whatever else the inventory gives it."""
+    return bool(records().BY_NAME[name].confined(str(rules)))
 
 
 def file_checksum(path: str) -> str:
@@ -148,8 +145,7 @@ class FilterModule:
             "redis_with_previous": with_previous,
             "redis_sharing_passwords": sharing_passwords,
             "redis_port_clashes": port_clashes,
-            "redis_restart_reason": restart_reason,
-            "redis_dry_runs": dry_runs,
             "redis_file_checksum": file_checksum,
-            "redis_wrong_permissions": wrong_permissions,
+            "redis_restart_reason": restart_reason,
+            "redis_confined": confined,
         }

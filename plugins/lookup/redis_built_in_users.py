@@ -1,0 +1,67 @@
+"""Lookup: the users that the role redis makes, with what the inventory says of them. See DOCUMENTATION."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: redis_built_in_users
+short_description: The built-in users of the role redis
+description:
+  - Returns each built-in user as the module redis_users takes it, with its name, password, rules and whether it is
+    enabled, from its record in C(module_utils/redis_built_in.py) and from the inputs that the record names.
+  - One whose password is empty is among them, with that password.
+options:
+  _terms: {description: None.}
+  names_only: {description: "Return their names, for which no input is needed.", type: bool, default: false}
+"""
+
+EXAMPLES = r"""
+- name: Name the users
+  ansible.builtin.debug:
+    msg: "{{ query('quantdesk.redis.redis_built_in_users', names_only=true) }}"
+"""
+
+RETURN = r"""
+_raw: {description: The users., type: list, elements: dict}
+"""
+
+import importlib.util  # noqa: E402 - Ansible wants the documentation first
+import sys  # noqa: E402
+from functools import cache  # noqa: E402
+from pathlib import Path  # noqa: E402
+from types import ModuleType  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.errors import AnsibleUndefinedVariable  # noqa: E402
+from ansible.plugins.lookup import LookupBase  # noqa: E402
+
+
+@cache
+def records() -> ModuleType:
+    """Return the records, which Ansible finds for modules and not for plugins of the controller."""
+    name = "redis_built_in"
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"module_utils/{name}.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(name)
+    module = importlib.util.module_from_spec(spec)
+    # Where its classes look for their module.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
+    """What Ansible loads."""
+
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
+        """Return the users; raises AnsibleUndefinedVariable for an input that is not there."""
+        self.set_options(direct=kwargs)
+        if self.get_option("names_only"):
+            return [user.name for user in records().BUILT_IN]
+        values = variables or {}
+        names = [name for user in records().BUILT_IN for name in user.inputs]
+        for name in names:
+            if name not in values:
+                raise AnsibleUndefinedVariable(f"'{name}' is undefined")
+        inputs = {name: self._templar.template(values[name]) for name in names}
+        found: list[Any] = records().declared(inputs)
+        return found
