@@ -1,7 +1,7 @@
 # A thin front: what each target runs is what an operator or CI would type.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up verify down lint test test-quick test-times audit-mutate bench-converge bench-app \
+.PHONY: help up verify down lint test test-quick test-times audit-mutate bench-converge bench-verify bench-app \
 	bench-backup bench-adoption drill-outage drill-cold drill-fanout drill-recovery drill-interrupt clean
 # Compiled once, not by each of hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,6 +47,10 @@ audit-mutate: ## Take each protection of the lab away and expect verify.yml to n
 bench-converge: ## Time the role redis against a minimal playbook, on the lab's bare host
 	@requirements/install controller
 	@.venv/bin/python tests/bench_converge.py
+
+bench-verify: ## Count the controller's CPU seconds of verify.yml for 5 and for 20 Redis hosts, on the lab's one (three minutes)
+	@requirements/install controller
+	@.venv/bin/python tests/bench_verify.py
 
 bench-app: ## Time the application's cached reads against other stacks; OPTIONS=--quick (about eight minutes)
 	@requirements/install bench
