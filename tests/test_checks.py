@@ -180,7 +180,9 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@in_play({"name": "Note", "checks": {"rows": "{{ rows }}"}}, REPORT, checks_deferred="results", rows=ROWS[1:])
+@in_play(
+    {"name": "Note", "quantdesk.redis.checks": {"rows": "{{ rows }}"}}, REPORT, checks_deferred="results", rows=ROWS[1:]
+)
 def test_rows_that_a_host_has_judged_are_in_the_report(played: tuple[bool, str]) -> None:
     well, output = played
     assert well, output
@@ -193,7 +195,7 @@ def test_rows_that_a_host_has_judged_are_in_the_report(played: tuple[bool, str])
         "ansible.builtin.command": {"argv": ["printf", "%s", "{{ '{{' }} nowhere }}"]},
         "register": "told",
     },
-    {"name": "Note", "checks": {"rows": [{**ROWS[0], "found": "{{ told.stdout }}"}]}},
+    {"name": "Note", "quantdesk.redis.checks": {"rows": [{**ROWS[0], "found": "{{ told.stdout }}"}]}},
 )
 def test_nothing_of_a_row_is_evaluated_and_one_that_failed_ends_a_play_without_a_report(
     played: tuple[bool, str],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import audit_mutate
 import pytest
 import yaml
 
@@ -12,7 +13,6 @@ from conftest import PROJECT, load
 
 records = load("plugins/module_utils/redis_built_in.py")
 checks = load("plugins/module_utils/redis_checks.py")
-audit_mutate = load("tests/audit_mutate.py", "audit_mutate")
 
 TEXT = (PROJECT / "docs/controls.md").read_text()
 BUILT_IN = {right.control for user in records.BUILT_IN for right in user.rights}

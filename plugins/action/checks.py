@@ -59,9 +59,9 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import is_trusted_as_template, trust_as_template
+from ansible_collections.quantdesk.redis.plugins.module_utils.audit import FAILED, NOT_APPLICABLE, OK
 
 ANSWER_WIDTH = 60
-OK, FAILED, NOT_APPLICABLE = "ok", "FAILED", "n/a"
 COLUMNS = ("VERDICT", "CONTROL", "HOST", "SUBJECT", "CHECK", "FOUND", "EXPECTED")
 # What XML 1.0 has no way to say, not even escaped.
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

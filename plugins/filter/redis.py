@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import yaml
 from ansible.errors import AnsibleFilterError
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_built_in import BY_NAME
 
 SPEC = Path(__file__).resolve().parents[2] / "roles/redis/meta/argument_specs.yml"
 # Inputs that all instances of a host share.
@@ -105,23 +103,9 @@ def restart_reason(item: Mapping[str, Any]) -> str:
     return f"{item['directive']} is {item['running']}, wanted {item['wanted']}"
 
 
-@cache
-def records() -> ModuleType:
-    """Return the records of the built-in users, which Ansible finds for modules and not for a filter."""
-    name = "redis_built_in"
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"module_utils/{name}.py")
-    if spec is None or spec.loader is None:
-        raise ImportError(name)
-    module = importlib.util.module_from_spec(spec)
-    # Where its classes look for their module.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def confined(rules: str, name: str) -> bool:
     """Tell whether a built-in user's rules keep it to what its record says, whatever else the inventory gives it."""
-    return bool(records().BY_NAME[name].confined(str(rules)))
+    return BY_NAME[name].confined(str(rules))
 
 
 def file_checksum(path: str) -> str:

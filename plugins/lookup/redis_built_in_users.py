@@ -24,44 +24,25 @@ RETURN = r"""
 _raw: {description: The users., type: list, elements: dict}
 """
 
-import importlib.util  # noqa: E402 - Ansible wants the documentation first
-import sys  # noqa: E402
-from functools import cache  # noqa: E402
-from pathlib import Path  # noqa: E402
-from types import ModuleType  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Any  # noqa: E402 - Ansible wants the documentation first
 
 from ansible.errors import AnsibleUndefinedVariable  # noqa: E402
 from ansible.plugins.lookup import LookupBase  # noqa: E402
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_built_in import BUILT_IN, declared  # noqa: E402
 
 
-@cache
-def records() -> ModuleType:
-    """Return the records, which Ansible finds for modules and not for plugins of the controller."""
-    name = "redis_built_in"
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"module_utils/{name}.py")
-    if spec is None or spec.loader is None:
-        raise ImportError(name)
-    module = importlib.util.module_from_spec(spec)
-    # Where its classes look for their module.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
+class LookupModule(LookupBase):
     """What Ansible loads."""
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
         """Return the users; raises AnsibleUndefinedVariable for an input that is not there."""
         self.set_options(direct=kwargs)
         if self.get_option("names_only"):
-            return [user.name for user in records().BUILT_IN]
+            return [user.name for user in BUILT_IN]
         values = variables or {}
-        names = [name for user in records().BUILT_IN for name in user.inputs]
+        names = [name for user in BUILT_IN for name in user.inputs]
         for name in names:
             if name not in values:
                 raise AnsibleUndefinedVariable(f"'{name}' is undefined")
         inputs = {name: self._templar.template(values[name]) for name in names}
-        found: list[Any] = records().declared(inputs)
-        return found
+        return declared(inputs)

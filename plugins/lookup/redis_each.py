@@ -29,7 +29,7 @@ from ansible.errors import AnsibleUndefinedVariable  # noqa: E402
 from ansible.plugins.lookup import LookupBase  # noqa: E402
 
 
-class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships no types
+class LookupModule(LookupBase):
     """What Ansible loads."""
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:

@@ -32,6 +32,18 @@ options:
         elements: str
       secret: {description: Show only the length of the value., type: bool, default: false}
       warn: {description: Warn instead of failing., type: bool, default: false}
+  rows:
+    description: In place of O(subject) and O(checks), checks that a module has judged on the host. Nothing of them is
+      evaluated.
+    type: list
+    elements: dict
+    suboptions:
+      subject: {description: What the check is about., type: str, required: true}
+      name: {description: The check., type: str, required: true}
+      control: {description: One or several numbers in docs/controls.md., type: list, elements: int, required: true}
+      found: {description: What was found., type: str, required: true}
+      expected: {description: What is expected., type: str, required: true}
+      verdict: {description: How it ended., type: str, choices: [ok, FAILED, n/a], required: true}
   report: {description: The title of a report., type: str}
   success: {description: The last sentence of a report without problems., type: str}
   failure: {description: The last sentence of a report with problems., type: str}

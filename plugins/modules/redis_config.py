@@ -158,7 +158,7 @@ def config_set(client: Client, values: dict[str, str], address: str) -> dict[str
     return refused
 
 
-class Run(Comparison):  # type: ignore[misc]  # what modules import has no types yet
+class Run(Comparison):
     """One run of the module: what is, what is wanted, and the way from one to the other."""
 
     def __init__(self, module: AnsibleModule, client: Client | None, path: str) -> None:
