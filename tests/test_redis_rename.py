@@ -28,6 +28,7 @@ from conftest import load
 
 redis_service = load("plugins/modules/redis_service.py")
 redis_command = load("plugins/modules/redis_command.py")
+redis_probe = load("plugins/module_utils/redis_probe.py")
 
 pytestmark = pytest.mark.slow
 
@@ -207,7 +208,7 @@ def test_a_renamed_host_s_server_takes_its_new_certificate_and_no_client_notices
         assert pid_of(unit) == before
         seen = shown(unit, name, capsys)
         assert seen["replies"] == ["PONG"], seen
-        assert redis_command.spelled(name) in seen["certificate"]["names"]
+        assert redis_probe.spelled(name) in seen["certificate"]["names"]
 
 
 def test_a_certificate_of_the_user_s_own_need_not_name_loopback(
@@ -403,8 +404,8 @@ def test_a_backup_between_two_runs_logs_in_to_the_process_whatever_its_name(
 
 
 def test_names_are_compared_as_they_are_written_in_certificates() -> None:
-    assert redis_command.spelled("2001:DB8:0:0:0:0:0:5") == "2001:db8::5"
-    assert redis_command.spelled("Redis_One") == "redis_one"
+    assert redis_probe.spelled("2001:DB8:0:0:0:0:0:5") == "2001:db8::5"
+    assert redis_probe.spelled("Redis_One") == "redis_one"
 
 
 def test_a_backup_of_the_old_name_is_none_of_the_new_one(tmp_path: Path) -> None:
