@@ -20,7 +20,7 @@ from conftest import PROJECT, load
 programs = load("plugins/module_utils/programs.py")
 app_units = load("plugins/module_utils/app_units.py")
 nftables = load("plugins/module_utils/nftables.py")
-redis_service = load("plugins/modules/redis_service.py")
+redis_unit = load("plugins/module_utils/redis_unit.py")
 app_deployment = load("plugins/modules/app_deployment.py")
 
 # What runs on the hosts, and what Ansible runs on the controller.
@@ -96,8 +96,8 @@ def test_a_program_speaks_english_and_its_bytes_are_replaced() -> None:
 def test_a_journal_with_other_bytes_does_not_end_what_reports_it() -> None:
     assert app_units.systemctl("status").stdout.strip() == SAID
     assert app_units.journal("one.service", 0) == SAID
-    assert redis_service.evidence({"unit": "one.service", "log_file": ""}).strip() == SAID
-    assert redis_service.refusal({"unit": "one.service", "log_file": ""}) == ""
+    assert redis_unit.evidence({"unit": "one.service", "log_file": ""}).strip() == SAID
+    assert redis_unit.refusal({"unit": "one.service", "log_file": ""}) == ""
     assert Unit("one.service", []).last_words() == SAID.replace("\n", " / ")
 
 

@@ -201,7 +201,7 @@ def test_write_files_replaces_a_link_and_leaves_what_it_leads_to(folder: Path, v
 
 
 def test_the_end_of_a_log_is_not_read_through_a_link(folder: Path, victim: Path) -> None:
-    service = load("plugins/modules/redis_service.py")
+    service = load("plugins/module_utils/redis_unit.py")
     (folder / "redis.log").symlink_to(victim)
     assert SECRET not in service.evidence({"unit": "none.service", "log_file": str(folder / "redis.log")})
 

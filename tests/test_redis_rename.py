@@ -27,6 +27,7 @@ from databackup import settings, status
 from conftest import load
 
 redis_service = load("plugins/modules/redis_service.py")
+redis_unit = load("plugins/module_utils/redis_unit.py")
 redis_command = load("plugins/modules/redis_command.py")
 redis_probe = load("plugins/module_utils/redis_probe.py")
 
@@ -342,7 +343,7 @@ def test_a_server_whose_address_has_left_the_host_is_restarted_and_the_run_says_
             return connect(address, *words, **more)
 
         monkeypatch.setattr(socket, "create_connection", gone)
-        monkeypatch.setattr(redis_service, "absent", lambda address: address == "127.0.0.2")
+        monkeypatch.setattr(redis_unit, "absent", lambda address: address == "127.0.0.2")
         checked = modules(unit, capsys, reached, {"bind": ["127.0.0.3"]}, check=True)
         assert checked[2]["reasons"] == ["it listens on 127.0.0.2, which this host has no more"]
         results = modules(unit, capsys, reached, {"bind": ["127.0.0.3"]})
@@ -369,9 +370,9 @@ def test_systemd_is_told_of_a_slice_that_changed(
 
 
 def test_an_address_of_another_host_is_absent_here() -> None:
-    assert redis_service.absent("192.0.2.17")
-    assert redis_service.absent("2001:db8::17")
-    assert [redis_service.absent(address) for address in ("127.0.0.1", "127.0.0.2", "0.0.0.0")] == [False] * 3
+    assert redis_unit.absent("192.0.2.17")
+    assert redis_unit.absent("2001:db8::17")
+    assert [redis_unit.absent(address) for address in ("127.0.0.1", "127.0.0.2", "0.0.0.0")] == [False] * 3
 
 
 class Judged(Proof):

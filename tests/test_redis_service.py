@@ -17,7 +17,7 @@ from conftest import Server, load, server_command, start
 for library in ("resp", "redis_files", "redis_server"):
     load(f"plugins/module_utils/{library}.py")
 resp = load("plugins/module_utils/resp.py")
-service = load("plugins/modules/redis_service.py")
+service = load("plugins/module_utils/redis_unit.py")
 
 SHOWN = """LoadState=loaded
 ActiveState=active

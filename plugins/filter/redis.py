@@ -98,11 +98,6 @@ def port_clashes(ports: Iterable[Any], taken: Mapping[str, str]) -> list[str]:
     return [f"{port} ({taken[str(port)]})" for port in ports if str(port) in taken]
 
 
-def restart_reason(item: Mapping[str, Any]) -> str:
-    """Return in words why redis_config asks for a restart."""
-    return f"{item['directive']} is {item['running']}, wanted {item['wanted']}"
-
-
 def confined(rules: str, name: str) -> bool:
     """Tell whether a built-in user's rules keep it to what its record says, whatever else the inventory gives it."""
     return BY_NAME[name].confined(str(rules))
@@ -130,6 +125,5 @@ class FilterModule:
             "redis_sharing_passwords": sharing_passwords,
             "redis_port_clashes": port_clashes,
             "redis_file_checksum": file_checksum,
-            "redis_restart_reason": restart_reason,
             "redis_confined": confined,
         }

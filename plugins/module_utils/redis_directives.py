@@ -97,6 +97,11 @@ def certificate(path: str) -> bytes | None:
     return ssl.PEM_cert_to_DER_cert(pem[0]) if pem else None
 
 
+def restart_reason(item: Mapping[str, Any]) -> str:
+    """Return in words why a directive asks for a restart."""
+    return f"{item['directive']} is {item['running']}, wanted {item['wanted']}"
+
+
 class Comparison:
     """What is, what is wanted, and what has to change."""
 

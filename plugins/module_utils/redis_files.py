@@ -13,7 +13,7 @@ import os
 import pwd
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +127,7 @@ class Ownership:
     mode: int | None = None
 
     @classmethod
-    def of(cls, options: dict[str, Any], *, check_mode: bool = False) -> Ownership:
+    def of(cls, options: Mapping[str, Any], *, check_mode: bool = False) -> Ownership:
         """Return what a module's options `owner`, `group` and `mode` say; raises ValueError.
 
         In check mode, where a task before may only have said that it would make the user, nothing is known of that one.

@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def dial(server: dict[str, Any], unit: str | None, timeout: float) -> socket.soc
     return proven(connection)
 
 
-def open_to(params: dict[str, Any]) -> Client:
+def open_to(params: Mapping[str, Any]) -> Client:
     """Return a connection to the server, verified; or to the unit's own process, which needs no certificate.
 
     Where systemd runs, a connection to the unit of `params` is proven before anything is sent through it; raises
@@ -183,7 +184,7 @@ def open_to(params: dict[str, Any]) -> Client:
             raise error from None
 
 
-def restart_stale(params: dict[str, Any], seconds: float) -> Client | None:
+def restart_stale(params: Mapping[str, Any], seconds: float) -> Client | None:
     """Restart the unit that refuses this host's certificate, and return a connection; raises Refused.
 
     Nothing else makes a server take another authority that lets nobody in. It is done only when its files changed since
@@ -200,14 +201,14 @@ def restart_stale(params: dict[str, Any], seconds: float) -> Client | None:
         time.sleep(0.1)
 
 
-def stale(params: dict[str, Any]) -> bool:
+def stale(params: Mapping[str, Any]) -> bool:
     """Tell whether the files of TLS changed since the unit's process started."""
     server, unit = params["server"], params.get("trusted_unit")
     files = [server["ca_file"], server["cert_file"], server["key_file"]]
     return bool(unit) and older_than(main_pid(str(unit)), files)
 
 
-def connect(params: dict[str, Any]) -> Client | None:
+def connect(params: Mapping[str, Any]) -> Client | None:
     """Return an authenticated connection to a server that has its data; None when nobody of ours listens there.
 
     With `trusted_unit`, or `unit`, another process on the port is nobody: while that unit is down, any user of the host

@@ -77,6 +77,10 @@ say "changed=$changed"
 if [ "$unit" = redis-server.service ] || is_own redis-server.service || [ -z "$enabled" ]; then echo package_unit=
 else echo "package_unit=$enabled $active"; fi
 echo "container=$(systemd-detect-virt --container)"
+# How it overcommits memory, how long its queues of connections are, and whether it makes huge pages.
+pages=never thp=/sys/kernel/mm/transparent_hugepage/enabled
+[ ! -e "$thp" ] || grep -q '\[never\]' "$thp" || pages=other
+echo "kernel=$(cat /proc/sys/vm/overcommit_memory /proc/sys/net/core/somaxconn | tr '\n' ' ')$pages"
 
 # One line of JSON.
 say "apt=$(python3 -c "$program" "$question" "$distribution")"
