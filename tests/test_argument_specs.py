@@ -114,6 +114,23 @@ def test_every_input_has_the_roles_prefix_a_type_and_a_description(role: Path) -
         assert not (option.get("required") and "default" in option), name
 
 
+def words(value: Any) -> set[str]:
+    """Return the words in a file of Ansible's, comments aside."""
+    if isinstance(value, dict):
+        return set().union(*(words(part) for pair in value.items() for part in pair))
+    return set().union(*map(words, value)) if isinstance(value, list) else set(re.findall(r"\w+", str(value)))
+
+
+@for_each_role
+def test_the_preflight_checks_every_input(role: Path) -> None:
+    folders = [role / "tasks", role / "vars", PROJECT / "playbooks"]
+    names = {"preflight.yml", "peers.yml", "inputs.yml", "adoption.yml"}
+    files = [file for folder in folders for file in folder.glob("**/*.yml") if file.name in names]
+    found = set().union(*(words(yaml.load(file.read_text(), readme.Loader)) for file in files))
+    derived = {name for name, option in options(role).items() if option["type"] == "bool" or "choices" in option}
+    assert [name for name in options(role) if name not in found | derived] == []
+
+
 @for_each_role
 def test_passwords_are_hidden(role: Path) -> None:
     names = [name for name, option in options(role).items() if option["type"] == "str"]

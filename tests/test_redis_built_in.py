@@ -44,6 +44,12 @@ def test_every_input_of_a_record_is_one_of_the_role_and_of_each_instance(name: s
     assert f"lookup('quantdesk.redis.redis_instance', '{name}')" in INSTANCE
 
 
+@pytest.mark.parametrize("user", records.BUILT_IN, ids=lambda user: user.name)
+def test_a_required_user_has_a_required_password_and_any_other_none_by_default(user: Any) -> None:
+    assert SPEC[user.password].get("required", False) is user.required
+    assert DEFAULTS.get(user.password, "") == ""
+
+
 def test_rules_are_made_of_the_inventory_s_inputs() -> None:
     assert rules("app", redis_app_keys=["a:*", "b:*"], redis_app_channels=[], redis_app_commands=["get", "eval"]) == (
         "~a:* ~b:* +get +eval"

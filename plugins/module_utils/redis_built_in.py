@@ -50,6 +50,8 @@ class BuiltIn:
     compared: int | None = None
     # Whether it can be switched off by an input of its own, redis_NAME_user.
     switch: bool = False
+    # Whether it always exists; the password of any other user may be empty.
+    required: bool = False
 
     @property
     def password(self) -> str:
@@ -90,6 +92,7 @@ BUILT_IN = (
         "default",
         "what a client without a user name gets",
         "{redis_default_rules}",
+        required=True,
         switch=True,
         confined_by=frozenset({"+@all", "-@scripting", "-scan", "-randomkey", "-pubsub", "-client|tracking"}),
         unconfined_by=frozenset({"~*", "&*"}),
@@ -116,7 +119,7 @@ BUILT_IN = (
             ),
         ),
     ),
-    BuiltIn("admin", "Ansible and the command redis-admin", "~* &* +@all"),
+    BuiltIn("admin", "Ansible and the command redis-admin", "~* &* +@all", required=True),
     BuiltIn(
         "app",
         "the application",

@@ -12,6 +12,11 @@ description:
   - Runs on the controller. No host is asked.
 options:
   subject: {description: "What the checks are about, such as a role.", type: str}
+  inputs:
+    description:
+      - A role. Its inputs of the type bool, and those with choices, are checked as its argument spec declares them,
+        before O(checks).
+    type: str
   checks:
     description: The checks.
     type: list
