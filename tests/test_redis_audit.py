@@ -171,7 +171,7 @@ def look(case: Case) -> Any:
             "listening": ["127.0.0.1:6380", "[::1]:6380"],
             **{name: [] for name in ("readable", "foreign", "reached", "odd_files", "secrets")},
             "folders": folders,
-            "passwords": (0, 7),
+            "passwords": (0, len(records.BUILT_IN)),
             "key": "440 root",
             "certificate": SUM,
             "cut": None,
@@ -405,6 +405,10 @@ def test_a_row_fails_for_what_it_is_about_and_no_other_does(case: Case) -> None:
     assert (found[case.row]["verdict"], found[case.row]["found"]) == ("FAILED", case.found)
     failed = {name for name, row in found.items() if row["verdict"] == "FAILED"}
     assert failed == {case.row, *case.along}
+
+
+def test_a_server_is_queried_for_each_directive_that_a_row_reads() -> None:
+    assert set(LIVE) <= set(seen_module.DIRECTIVES)
 
 
 def test_each_row_has_a_case_in_which_it_fails() -> None:
