@@ -155,7 +155,7 @@ APP: list[tuple[str, Any, str]] = [
     (
         "app_build_dir",
         ".build",
-        "found '.build'; expected a folder on the controller for what is built, as a path that",
+        "found '.build'; expected a folder on the controller for the built wheels, as a path that",
     ),
     ("app_package", "../x", "found '../x'; expected the name of the package"),
     ("app_packages", ["a b"], "found ['a b']; expected a list of packages"),

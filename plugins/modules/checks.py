@@ -71,7 +71,7 @@ EXAMPLES = r"""
 - name: Report
   quantdesk.redis.checks:
     report: Preflight
-    success: Nothing stands against a run.
+    success: No problem found.
     failure: Nothing has been changed on any host.
   run_once: true
 """
