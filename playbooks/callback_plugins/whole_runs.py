@@ -41,7 +41,7 @@ def problems(options: Mapping[str, Any], settings: Mapping[str, Any], extra: Map
     if task := options.get("start_at_task"):
         yield (
             f"--start-at-task: found {task!r}; expected none: the preflight would be missing, and what later tasks "
-            "need of earlier ones. A run that was cut off is completed by the whole run"
+            "need of earlier ones. A run that was interrupted is completed by the whole run"
         )
     if options.get("step"):
         yield "--step: found; expected none: no task may be left out. --check --diff shows what a run would do"

@@ -151,7 +151,7 @@ class ActionModule(ActionBase):
             if looked is None:
                 if time.monotonic() - heard > PATIENCE:
                     raise AnsibleActionFail(
-                        f"the host does not answer any more. The run goes on there by itself: tail -f "
+                        f"the host does not answer any more. The run continues there by itself: tail -f "
                         f"/run/databackup/{unit}.err"
                     )
                 time.sleep(1)

@@ -169,7 +169,7 @@ class ActionModule(ActionBase):
             seen: dict[str, Any] = json.loads(lines[-1])
         except (ValueError, IndexError):
             said = " ".join([*lines, *str(answer.get("stderr", "")).splitlines()])[-300:]
-            raise AnsibleActionFail(f"packages: the host cannot tell what is installed: {said}") from None
+            raise AnsibleActionFail(f"packages: the host cannot report the installed packages: {said}") from None
         if "problem" in seen:
             raise AnsibleActionFail(
                 f"packages: found {seen['problem']}; expected a host with apt and dpkg, and root's rights on it"

@@ -166,7 +166,7 @@ def renamed(folder: str, host: str, held: str, hosts: Iterable[str]) -> dict[str
 def fits(folder: str, host: str) -> bool:
     """Tell whether what was issued to a host is of this authority, and its key belongs to it.
 
-    It does not where a run was cut off between both, or the authority took another one's place.
+    It does not where a run was interrupted between both, or the authority took another one's place.
     """
     place = Path(str(folder)).expanduser()
     try:
@@ -241,7 +241,7 @@ def chain_fault(ca: str, cert: str) -> str:
     while not any(at == root or (signed_by(at, root) and not validity(root)) for root in roots):
         above = next((one for one in left if signed_by(at, one)), None)
         if above is None:
-            return f"cert ({title(leaf)}) is not signed by ca ({title(roots[0])}), nor by what stands in cert behind it"
+            return f"cert ({title(leaf)}) is not signed by ca ({title(roots[0])}), nor by another certificate in cert"
         left.remove(above)
         at = above
     return ""

@@ -137,7 +137,7 @@ def foreign_cluster(cluster: Mapping[str, Any]) -> str:
         return ""
     where = f"cluster {cluster['version']}/{cluster['name']}"
     if not cluster["known"]:
-        return f"{where}, which does not run or lets postgres not in, so that nobody knows what is in it"
+        return f"{where}, which does not run or refuses postgres, so that its content is unknown"
     databases = [name for name in cluster["databases"] if name != "postgres"]
     roles = [name for name in cluster["roles"] if name != "postgres"]
     parts = [
@@ -319,7 +319,7 @@ def shut_off(
             # Which addresses a name has is known on the host alone.
             if _lets(rules, port, "tcp") and not resolves:
                 named = ", ".join(servers) or "the name servers"
-                found.append(f"{name}: {host}:{port}, whose address is asked for at port 53 of {named}, udp and tcp")
+                found.append(f"{name}: {host}:{port}, whose address is resolved at port 53 of {named}, udp and tcp")
                 continue
             address = ""
         if not _lets(rules, port, "tcp", address):

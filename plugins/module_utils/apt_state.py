@@ -484,7 +484,7 @@ class Offers:
     def only_seven(self) -> str:
         """Return the pins that go with the distribution's own package."""
         why = (
-            "Redis 8 is not taken without a word, not even by an upgrade of the whole host: a Redis 7 does not read "
+            "Redis 8 is not installed unasked, not even by an upgrade of the whole host: a Redis 7 does not read "
             "what it has written."
         )
         return self.header + pinned(self.PINNED, r"version /^([0-9]+:)?([89]|[1-9][0-9]+)\./", -1, why)
@@ -581,7 +581,7 @@ class Offers:
             self.refuse(
                 "redis_repository.version",
                 f"{target}, where {self.installed} is installed",
-                "that one or a newer one, as an older Redis may not read what it has written",
+                "that one or a newer one, as an older Redis may not read its files",
             )
         files = dict(self.wanted)
         if release and target:

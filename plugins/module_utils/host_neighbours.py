@@ -115,7 +115,7 @@ def haproxy(marker: str, path: str = "/etc/haproxy/haproxy.cfg") -> Json:
         servers = re.findall(r"^ +server .*$", text, re.MULTILINE)
         tls = all(" ssl verify required " in f"{server} " for server in servers)
         admin = re.search(r"^ +stats socket (/\S+)", text, re.MULTILINE)
-        # A run that was cut off may have written a file that the process has not taken over.
+        # A run that was interrupted may have written a file that the process has not taken over.
         tls = tls and not (admin and in_plaintext(admin[1]))
         return {"file": path, "origin": "ours", "sections": [], "backends": "TLS" if tls else "plaintext"}
     packaged = re.search(

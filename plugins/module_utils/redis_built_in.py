@@ -90,7 +90,7 @@ class BuiltIn:
 BUILT_IN = (
     BuiltIn(
         "default",
-        "what a client without a user name gets",
+        "clients without a user name",
         "{redis_default_rules}",
         required=True,
         switch=True,
@@ -98,7 +98,7 @@ BUILT_IN = (
         unconfined_by=frozenset({"~*", "&*"}),
         rights=(
             Right(
-                "what default may",
+                "rights of default",
                 "its environment, without scripts",
                 control=57,
                 may=(f"GET {KEY}", "INFO"),
@@ -168,7 +168,7 @@ BUILT_IN = (
         "+ping +info +client|setname +latency|latest +latency|histogram +slowlog|len",
         rights=(
             Right(
-                "what exporter may",
+                "rights of exporter",
                 "figures, no data",
                 control=23,
                 may=("INFO",),
@@ -183,7 +183,7 @@ BUILT_IN = (
         "+ping +info +psync +replconf",
         rights=(
             Right(
-                "what backup may",
+                "rights of backup",
                 "snapshots, no data",
                 may=("PSYNC ? -1",),
                 may_not=(f"GET {KEY}", "CONFIG GET requirepass"),

@@ -77,7 +77,7 @@ def check_includes(text: str, managed: set[str], tolerate: bool) -> None:
         clash = sorted(name for name in names & managed - STARTUP if name in adding or name not in later)
         if clash:
             raise ConfError(
-                f"include {pattern} sets {', '.join(clash)}, which would override what is declared: take it out there"
+                f"include {pattern} sets {', '.join(clash)}, which would override the declared value: remove it there"
             )
 
 

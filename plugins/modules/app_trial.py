@@ -161,7 +161,7 @@ def main() -> None:
         systemctl("daemon-reload")
     if problem:
         module.fail_json(
-            msg=f"{params['subject']} did not get well: {problem}.\n{params['otherwise']}\nIts last lines:\n{log}"
+            msg=f"{params['subject']} did not become healthy: {problem}.\n{params['otherwise']}\nIts last lines:\n{log}"
         )
     module.exit_json(changed=False, seconds=round(time.monotonic() - began, 2))
 

@@ -9,7 +9,7 @@ description:
   - Merges directives into the configuration file. Lines that mean the same already, and all that are not managed, stay
     as they are, so a file that Redis rewrote (CONFIG REWRITE, a failover) is not fought over.
   - Sets on the running server what differs there, in one CONFIG SET, all of it or nothing. Restarts nothing; what needs
-    a restart is returned, also when an earlier run was cut off before it.
+    a restart is returned, also when an earlier run was interrupted before it.
   - The running server is the judge. What it refuses is said in its own words, and nothing is changed then. Where it
     cannot judge, because it is down or reads the value at its start only, a second one is started for a moment on the
     new file.
@@ -196,7 +196,7 @@ class Run(Comparison):
             raise ConfError(f"{self.path} cannot be written: {error.strerror}") from error
         try:
             if read(self.path, "") != self.before:
-                raise ConfError(f"{self.path} was changed by somebody else at the same moment: run this again")
+                raise ConfError(f"{self.path} was changed by another program at the same moment: run this again")
             refused = self.set()
             if self.values.get("appendonly") == "yes":
                 self.wait_for_log(refused)
@@ -226,7 +226,7 @@ class Run(Comparison):
             if "aof_rewrite_in_progress:0" in info and "aof_rewrite_scheduled:0" in info:
                 if "aof_last_bgrewrite_status:ok" in info:
                     return
-                problem = "Redis could not write it; its log says why"
+                problem = "Redis could not write it; see its log"
                 break
             if time.monotonic() > deadline:
                 problem = f"it is not written after {self.params['loading_timeout']:g} s"

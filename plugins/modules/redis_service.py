@@ -8,7 +8,7 @@ short_description: Start Redis, or restart it once if it must, and wait until it
 description:
   - Enables and starts the unit. Restarts it only for O(restart_for), and for what it sees itself, namely a unit file
     that is newer than the process, a program that was replaced under it, or a server that listens on addresses alone
-    that the host has no more. So a run that was cut off before its restart is made good by the next one.
+    that the host has no more. So a run that was interrupted before its restart is made good by the next one.
   - Then waits for a login and a PONG; a server that does not come up fails the task with its own log.
 options:
   unit: {description: Name of the unit., type: str, required: true}
@@ -230,7 +230,7 @@ def advice(params: dict[str, Any]) -> str:
     if refused and UNKNOWN_FORMAT.search(refused):
         return (
             f"Redis refuses its data: {refused}. They are not damaged and were not changed: a newer Redis, or Valkey, "
-            "wrote them, and playbooks/repair.yml says which version reads them. Have that version serve them, or take "
+            "wrote them, and playbooks/repair.yml names a version that reads them. Have that version serve them, or take "
             "the data of before with playbooks/restore.yml, which keeps these files aside."
         )
     if refused:
@@ -239,14 +239,14 @@ def advice(params: dict[str, Any]) -> str:
         # The advice of Redis itself, redis-check-aof --fix, would be the way that loses most.
         return (
             f"Redis refuses its data: {refused}.{unchanged} There are two ways out: playbooks/repair.yml "
-            "says where the damage is and what each remedy costs, and takes the better one (a re-sync from a replica, "
+            "reports the damage and the cost of each remedy, and takes the better one (a re-sync from a replica, "
             "else the latest backup, else a fix, which loses all behind the damage), once it is confirmed; and "
             "playbooks/restore.yml brings back a backup that you choose."
         )
     previous = f"{params['config_file']}.previous"
     if params["config_file"] and os.path.exists(previous):
         return f"The configuration from before the last change is {previous}."
-    return "Look at the log, put right what it names, and run this again."
+    return "Look at the log, repair the fault that it names, and run this again."
 
 
 def user_of(pid: int) -> str:
@@ -327,7 +327,7 @@ def save(client: Client, data: str, seconds: float) -> None:
         time.sleep(0.1)
     name = "aof_last_write_status" if log else "rdb_last_bgsave_status"
     if info[name] != "ok":
-        raise Unsaved(f"{name} is {info[name]}; its log says why")
+        raise Unsaved(f"{name} is {info[name]}; see its log")
     if not log and not snapshots:
         # It writes what came since at its end, as any server with a point of saving does. Its file has none, as before.
         client.call("CONFIG", "SET", "save", "3600 1")
@@ -382,7 +382,7 @@ def wait(params: dict[str, Any], seconds: float) -> str:
             if client is not None:
                 client.close()
                 return ""
-            problem, refusals = f"nobody listens on {where(params['server'])}", 0
+            problem, refusals = f"no process listens on {where(params['server'])}", 0
         except (Refused, ProtocolError, OSError) as error:
             problem, refusals = str(error), refusals + 1
         if time.monotonic() > deadline or refusals == PATIENCE or not unit_alive(params["unit"]):
@@ -403,7 +403,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         return {"changed": True, "started": True, "restarted": False, "reasons": []}
     shown = systemctl("show", unit, "--property", PROPERTIES)
     if shown.returncode != 0:
-        module.fail_json(msg=f"systemd says nothing of {unit}: {shown.stderr.strip()}")
+        module.fail_json(msg=f"systemd does not know {unit}: {shown.stderr.strip()}")
     state = parse_state(shown.stdout, f"/etc/systemd/system/{unit}")
     state.stale = state.stale or slice_changed(shown.stdout)
     owner = user_of(state.pid) if state.active and state.pid else ""
@@ -435,7 +435,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if problem:
         module.fail_json(msg=f"{unit} runs, but {problem}\n{advice(params)}\n{evidence(params)}", **done)
     try:
-        # Also that of a run that was cut off.
+        # Also that of a run that was interrupted.
         done["changed"] = forget(params) or done["changed"]
     except (Refused, Unsaved, ErrorReply, ProtocolError, OSError) as error:
         module.fail_json(

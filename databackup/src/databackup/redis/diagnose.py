@@ -93,7 +93,7 @@ class Examination:
         """
         if self.target.cut_off:
             raise Failed(
-                f"a restore was cut off, so what is in {self.target.data} is neither the old nor the new data; "
+                f"a restore was interrupted, so the content of {self.target.data} is neither the old nor the new data; "
                 f"`databackup recover {self.target.source.name}` puts the old ones back"
             )
         found = Diagnosis(server=self._server())
@@ -138,7 +138,7 @@ class Examination:
             )
         elif found.serving and not found.starts:
             running = (
-                "Redis serves, from its memory, what it loaded before that. Have it write its files anew: BGREWRITEAOF "
+                "Redis serves, from its memory, what it loaded before that. Write its files anew: BGREWRITEAOF "
                 "(BGSAVE without an append-only file). Do not restart it before."
             )
         cut = f" {found.cut.text}" if found.cut else ""

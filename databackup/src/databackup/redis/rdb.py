@@ -34,7 +34,7 @@ SALT_NONE = bytes(16)
 
 
 class Damaged(Exception):
-    """The stream is no RDB, is cut off, or holds something that this version does not know."""
+    """The stream is no RDB, is truncated, or holds something that this version does not know."""
 
 
 class Newer(Damaged):
@@ -108,9 +108,9 @@ def decompress(data: bytes, length: int) -> bytes:
             else:
                 out += (out[start:] * (size // back + 1))[:size]
     except IndexError:
-        raise Damaged("a compressed text is cut off") from None
+        raise Damaged("a compressed text is truncated") from None
     if len(out) != length:
-        raise Damaged("a compressed text has not the length that it says")
+        raise Damaged("a compressed text has another length than it declares")
     return bytes(out)
 
 
@@ -151,7 +151,7 @@ def listpack(data: bytes) -> list[bytes]:
                 1 if size < 128 else 2 if size < 16384 else 3 if size < 2097152 else 4 if size < 268435456 else 5
             )
     except IndexError:
-        raise Damaged("a listpack is cut off") from None
+        raise Damaged("a listpack is truncated") from None
     return items
 
 
@@ -180,7 +180,7 @@ def ziplist(data: bytes) -> list[bytes]:
             items.append(data[at : at + length])
             at += length
     except IndexError:
-        raise Damaged("a ziplist is cut off") from None
+        raise Damaged("a ziplist is truncated") from None
     return items
 
 
@@ -189,7 +189,7 @@ def intset(data: bytes) -> list[bytes]:
     width, count = struct.unpack_from("<II", data)
     code = {2: "h", 4: "i", 8: "q"}.get(width)
     if code is None or len(data) != 8 + width * count:
-        raise Damaged("an intset has not the length that it says")
+        raise Damaged("an intset has another length than it declares")
     return [b"%d" % number for number in struct.unpack_from(f"<{count}{code}", data, 8)]
 
 
@@ -230,7 +230,9 @@ class Origin:
     @property
     def text(self) -> str:
         """Return it for an operator."""
-        name = f"{self.program} {self.version}" if self.version else f"a {self.program} that does not say its version"
+        name = (
+            f"{self.program} {self.version}" if self.version else f"a {self.program} that does not declare its version"
+        )
         return f"{name} (RDB format {self.format})"
 
     @property
@@ -347,7 +349,7 @@ class Reader:
                 part = next(self.chunks)
             except StopIteration:
                 self.buffer = b"".join(parts)
-                raise Damaged("the snapshot is cut off") from None
+                raise Damaged("the snapshot is truncated") from None
             parts.append(part)
             size += len(part)
         self.buffer = b"".join(parts)
@@ -629,7 +631,7 @@ def _special(reader: Reader, kind: int, summary: Summary, state: _State) -> bool
         summary.lasting_sum += _hash(b"function", text)
         summary.functions += 1
     elif kind in (0xF7, 6, 7):
-        raise Damaged("the snapshot holds data of a module, which nobody but that module can read")
+        raise Damaged("the snapshot holds data of a module, which only that module can read")
     else:
         raise Damaged(f"the snapshot holds a value of an unknown kind ({kind})")
     return False
