@@ -17,6 +17,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from conftest import PROJECT, load
 
 readme = load("docs/role_readme.py")
+records = load("plugins/module_utils/redis_built_in.py")
 ROLES = sorted(file.parent.parent for file in (PROJECT / "roles").glob("*/meta/argument_specs.yml"))
 REQUIRED: dict[str, dict[str, Any]] = {
     "app": {
@@ -128,6 +129,7 @@ def test_the_preflight_checks_every_input(role: Path) -> None:
     files = [file for folder in folders for file in folder.glob("**/*.yml") if file.name in names]
     found = set().union(*(words(yaml.load(file.read_text(), readme.Loader)) for file in files))
     derived = {name for name, option in options(role).items() if option["type"] == "bool" or "choices" in option}
+    derived |= {user.password for user in records.BUILT_IN}
     assert [name for name in options(role) if name not in found | derived] == []
 
 
