@@ -402,7 +402,7 @@ SOURCE = {
     "redis_version_accepted": "7.0.15",
 }
 FILES = {"ca": "/nonexistent/ca.crt", "cert": "/nonexistent/host.crt", "key": "/nonexistent/host.key"}
-# Each is wrong on the same host, but for what would hide another one. In the order of the report, where booleans are first.
+# Each is wrong on the same host, but for those that would hide another one. In the order of the report: booleans first.
 BACKUP: list[Case] = [
     ("backup_maintenance", "x", "found 'x'; expected true or false"),
     ("backup_prune", "x", "found 'x'; expected true or false"),

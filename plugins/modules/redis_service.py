@@ -230,8 +230,8 @@ def advice(params: dict[str, Any]) -> str:
     if refused and UNKNOWN_FORMAT.search(refused):
         return (
             f"Redis refuses its data: {refused}. They are not damaged and were not changed: a newer Redis, or Valkey, "
-            "wrote them, and playbooks/repair.yml names a version that reads them. Have that version serve them, or take "
-            "the data of before with playbooks/restore.yml, which keeps these files aside."
+            "wrote them, and playbooks/repair.yml names a version that reads them. Serve them with that version, or take "
+            "the earlier data with playbooks/restore.yml, which keeps these files aside."
         )
     if refused:
         # One file that was cut, and not the last: that Redis has shortened it before it refused it.
