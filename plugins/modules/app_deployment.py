@@ -10,7 +10,7 @@ description:
   - Puts O(files) and O(environment) in place, leads O(current) to O(release), and restarts each instance that runs
     anything older, each healthy before the next. With sockets no connection is refused meanwhile.
   - When one does not get healthy, all of it is as before, the instances too, and the task fails with the last lines of
-    its journal. A run that was interrupted is made good by the next one, as it asks what runs, not what it changed.
+    its journal. A run that was interrupted is completed by the next one, as it asks what runs, not what it changed.
   - Instances whose environment names a C(TLS_CERT_FILE) are asked over TLS. One that shows another certificate than
     that file holds is reloaded (SIGHUP), which drops no connection.
   - Instances of other ports are stopped. So is O(replaces), a unit from before there were instances, and its file goes.

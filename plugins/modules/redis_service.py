@@ -8,7 +8,7 @@ short_description: Start Redis, or restart it once if it must, and wait until it
 description:
   - Enables and starts the unit. Restarts it only for O(restart_for), and for what it sees itself, namely a unit file
     that is newer than the process, a program that was replaced under it, or a server that listens on addresses alone
-    that the host has no more. So a run that was interrupted before its restart is made good by the next one.
+    that the host has no more. So a run that was interrupted before its restart is completed by the next one.
   - Then waits for a login and a PONG; a server that does not come up fails the task with its own log.
 options:
   unit: {description: Name of the unit., type: str, required: true}
@@ -230,8 +230,8 @@ def advice(params: dict[str, Any]) -> str:
     if refused and UNKNOWN_FORMAT.search(refused):
         return (
             f"Redis refuses its data: {refused}. They are not damaged and were not changed: a newer Redis, or Valkey, "
-            "wrote them, and playbooks/repair.yml names a version that reads them. Serve them with that version, or take "
-            "the earlier data with playbooks/restore.yml, which keeps these files aside."
+            "wrote them, and playbooks/repair.yml names a version that reads them. Serve them with it, or take the "
+            "earlier data with playbooks/restore.yml, which keeps these files aside."
         )
     if refused:
         # One file that was cut, and not the last: that Redis has shortened it before it refused it.
