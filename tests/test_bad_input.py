@@ -362,7 +362,7 @@ HIDES = {
 
 
 def apart(one: str, other: str) -> bool:
-    """Tell whether two wrong variables need a host each for both of them to be reported."""
+    """Return whether two wrong variables need a host each for both of them to be reported."""
     return one == other or other in HIDES.get(one, []) or one in HIDES.get(other, [])
 
 

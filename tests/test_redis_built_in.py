@@ -1,4 +1,4 @@
-"""The records of the built-in users: the rules that the role makes of them, and what verify.yml asks of each."""
+"""The records of the built-in users: the rules that the role makes of them, and the checks of verify.yml on each."""
 
 from __future__ import annotations
 

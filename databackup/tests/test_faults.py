@@ -251,7 +251,7 @@ def test_a_host_that_falls_silent(site: Site) -> None:
 
 
 def test_a_repository_that_stops_in_the_middle(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Whoever opens a pipe that nobody writes waits for ever, as for a share whose host is gone.
+    # Whoever opens a pipe that no process writes waits for ever, as for a share whose host is gone.
     pack = site.packs()[0]
     pack.unlink()
     os.mkfifo(pack)
@@ -901,7 +901,7 @@ def test_a_backup_that_is_killed(site: Site, how: signal.Signals) -> None:
 
 
 def ours(folder: Path, site: Site) -> bool:
-    """Tell whether a process is one of databackup's for this site."""
+    """Return whether a process is one of databackup's for this site."""
     with suppress(OSError):
         state = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0]
         return state != "Z" and str(site.etc).encode() in (folder / "cmdline").read_bytes()

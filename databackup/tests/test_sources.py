@@ -44,7 +44,7 @@ PLAINTEXT = "known-plaintext"
 
 
 def quiet(_text: str) -> None:
-    """Say nothing."""
+    """Print nothing."""
 
 
 class Repository:
@@ -252,7 +252,7 @@ class Lite:
 
     @property
     def is_later(self) -> bool:
-        """Tell whether that is there."""
+        """Return whether that is there."""
         return bool(rows(self.database, "SELECT 1 FROM keyed WHERE k = 'later'"))
 
     @property
@@ -632,7 +632,7 @@ class Base:
 
     @property
     def is_later(self) -> bool:
-        """Tell whether that is there."""
+        """Return whether that is there."""
         return bool(self.sql("SELECT 1 FROM public.orders WHERE note = 'later'"))
 
     @property

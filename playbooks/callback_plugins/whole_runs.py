@@ -18,7 +18,7 @@ short_description: refuse a run that Ansible's own options and settings would ta
 description:
   - The preflight checks all hosts before anything changes, and each step relies on the ones before it. Neither holds
     for a run that leaves tasks out, or in which each host goes on by itself.
-  - It is beside the playbooks, and so takes part in each run of them. It queries no host. C(--list-tasks) and the like run
+  - It is beside the playbooks, and so is part of each run of them. It queries no host. C(--list-tasks) and the like run
     nothing, and are not refused.
 requirements: []
 """

@@ -23,7 +23,7 @@ The preflight and `verify.yml` share it. Two forms:
       write: [report.json, report.xml]
 
 `that`, `found`, `equals` and `when` are Jinja expressions without braces: one that fails because a variable is
-undefined is a failed check that says so, not the end of the task. `found` defaults to the
+undefined is a failed check with that reason, not the end of the task. `found` defaults to the
 variable `name`. With `secret: true` the value is never shown, only its length. A check whose `when` is false is
 dropped, or, where `otherwise` gives the reason, recorded as `n/a`, which never fails.
 
@@ -242,7 +242,7 @@ def destinations(value: Any) -> list[Path]:
 
 
 def write(path: Path, text: str) -> None:
-    """Put a text in place of a file in one step, so that nobody ever reads half of it."""
+    """Put a text in place of a file in one step, so that no program ever reads half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -254,7 +254,7 @@ def write(path: Path, text: str) -> None:
 
 
 class ActionModule(ActionBase):
-    """Runs on the controller alone: no host is asked, so a check costs no round trip."""
+    """Runs on the controller alone: no host is queried, so a check costs no round trip."""
 
     TRANSFERS_FILES = False
     _supports_check_mode = True

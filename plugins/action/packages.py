@@ -118,7 +118,7 @@ class ActionModule(ActionBase):
         return {**result, **installed, "missing": seen["missing"]}
 
     def _ready(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Return what the host says when no lock is held and each missing package can be installed."""
+        """Return the host's state when no lock is held and each missing package can be installed."""
         began = time.monotonic()
         word = began - WORD
         told = ""

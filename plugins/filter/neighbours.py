@@ -290,7 +290,7 @@ def endpoints(environment: Mapping[str, Any]) -> list[tuple[str, str, int]]:
 
 
 def _lets(rules: Iterable[Mapping[str, Any]], port: int, protocol: str, address: str = "") -> bool:
-    """Tell whether rules let somebody connect to a port, of an address or, without one, of some."""
+    """Return whether rules let somebody connect to a port, of an address or, without one, of some."""
     for rule in rules:
         if port in map(int, rule["ports"]) and rule.get("protocol", "tcp") == protocol and rule["to"]:
             networks = [ipaddress.ip_network(str(to)) for to in rule["to"]]
@@ -328,7 +328,7 @@ def shut_off(
 
 
 def plaintext_needed(survey: Survey, balancers: Iterable[Survey], environment: str) -> bool:
-    """Tell whether a balancer reaches this host's application in plaintext, as far as the preflight has asked.
+    """Return whether a balancer reaches this host's application in plaintext, as far as the preflight has asked.
 
     One that this run leaves out is taken to be as this host is: changed over where the application takes TLS alone.
     """

@@ -105,7 +105,7 @@ def restart_reason(item: Mapping[str, Any]) -> str:
 
 
 def confined(rules: str, name: str) -> bool:
-    """Tell whether a built-in user's rules keep it to what its record says, whatever else the inventory gives it."""
+    """Return whether a built-in user's rules keep it to what its record says, whatever else the inventory gives it."""
     return BY_NAME[name].confined(str(rules))
 
 

@@ -86,7 +86,7 @@ def resolvers(path: str = "/etc/resolv.conf") -> list[str]:
 
 
 def in_plaintext(admin: str) -> bool:
-    """Tell whether the HAProxy that runs reaches its servers in plaintext, as it says; none does where none runs."""
+    """Return whether the HAProxy that runs reaches its servers in plaintext, as it says; none does where none runs."""
     said = b""
     try:
         with socket.socket(socket.AF_UNIX) as client:
@@ -107,7 +107,7 @@ def in_plaintext(admin: str) -> bool:
 
 
 def haproxy(marker: str, path: str = "/etc/haproxy/haproxy.cfg") -> Json:
-    """Tell whose HAProxy's configuration is: nobody's (missing), the package's, this bundle's (ours), or foreign."""
+    """Return whose HAProxy's configuration is: nobody's (missing), the package's, this bundle's (ours), or foreign."""
     text = text_of(path)
     if not os.path.exists(path):
         return {"file": path, "origin": "missing", "sections": []}

@@ -1,4 +1,4 @@
-"""The users that the role redis makes: what each is for, its rules, and what verify.yml asks of it.
+"""The users that the role redis makes: what each is for, its rules, and the checks of verify.yml on it.
 
 A user stands here once. The role's ACL, the rows of verify.yml, the table in docs/controls.md and the test of the
 mutations are made from these records. What the inventory decides stays there: a rule names its inputs.
@@ -82,7 +82,7 @@ class BuiltIn:
         return words
 
     def confined(self, rules: str) -> bool:
-        """Tell whether rules are confined as the record says, so that its rights can be asked for."""
+        """Return whether rules are confined as the record says, so that its rights can be asked for."""
         words = set(rules.split())
         return self.confined_by <= words and not self.unconfined_by & words
 
@@ -176,7 +176,7 @@ BUILT_IN = (
             ),
         ),
     ),
-    # A snapshot comes over the replication protocol: to the one who asks, not into a file beside the data.
+    # A snapshot comes over the replication protocol: to the client, not into a file beside the data.
     BuiltIn(
         "backup",
         "snapshots, over the replication protocol",

@@ -41,7 +41,7 @@ def ping(seen: Seen) -> Verdict:
 
 
 def over_tls(seen: Seen) -> str:
-    """Return what the name of a row says of the way in."""
+    """Return the part of a row's name about the way in."""
     return ", over TLS" if seen.wanted.tls else ""
 
 
@@ -85,7 +85,7 @@ def packages(seen: Seen) -> dict[str, Any]:
 
 
 def accepted(seen: Seen) -> str:
-    """Return what the name of a row says of a version that was accepted."""
+    """Return the part of a row's name about a version that was accepted."""
     return " (redis_version_accepted)" if seen.host.version_accepted else ""
 
 

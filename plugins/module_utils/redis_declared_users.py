@@ -73,7 +73,7 @@ def rehearse(client: Client, wanted: Users) -> Users:
 
     Redis rewrites command rules (`-@dangerous` becomes a list of commands), so that only the server can tell whether
     two mean the same. It is asked with stand-ins that are switched off and have no password: nobody can be one. They
-    come and go in one transaction, so that nobody sees them, and a run that is interrupted leaves none.
+    come and go in one transaction, so that no client sees them, and a run that is interrupted leaves none.
     """
     prefix = "stand-in-for-"
     bodies = {

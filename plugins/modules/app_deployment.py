@@ -14,7 +14,7 @@ description:
   - Instances whose environment names a C(TLS_CERT_FILE) are asked over TLS. One that shows another certificate than
     that file holds is reloaded (SIGHUP), which drops no connection.
   - Instances of other ports are stopped. So is O(replaces), a unit from before there were instances, and its file goes.
-  - In check mode it only says what it would do and what there is.
+  - In check mode it only reports its steps and what there is.
 options:
   name: {description: Name of the application., type: str, required: true}
   ports: {description: "Ports, one for each instance.", type: list, elements: int, required: true}
@@ -149,7 +149,7 @@ class Instance:
     plaintext: str = ""
 
     def describe(self) -> dict[str, Any]:
-        """Return what verify.yml asks for."""
+        """Return the facts that verify.yml checks."""
         try:
             answer = json.loads(self.body)
         except ValueError:
@@ -522,7 +522,7 @@ def missing(packages: list[str]) -> list[str]:
 
 
 def exists(user: str) -> bool:
-    """Tell whether a user exists."""
+    """Return whether a user exists."""
     try:
         pwd.getpwnam(user)
     except KeyError:
@@ -531,7 +531,7 @@ def exists(user: str) -> bool:
 
 
 def wanted_owner(file: dict[str, Any]) -> str:
-    """Return what owner_of says of a file that is as wanted."""
+    """Return the result of owner_of for a file that is as wanted."""
     return f"{int(file['mode'], 8):o} {file['owner']}:{file['group']}"
 
 

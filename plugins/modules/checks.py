@@ -9,7 +9,7 @@ description:
   - With O(checks), evaluates each check for a host. A role that is used on its own fails at once. In a play that sets
     the variable C(checks_deferred) to a name, results gather in each host's fact of that name.
   - With O(report), shows what has gathered for all hosts of the play, and fails where a check failed.
-  - Runs on the controller. No host is asked.
+  - Runs on the controller. No host is queried.
 options:
   subject: {description: "What the checks are about, such as a role.", type: str}
   inputs:

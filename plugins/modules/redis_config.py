@@ -114,7 +114,7 @@ NEEDS_RESTART = re.compile(r"related to argument '([^']+)'\) - (can't set (?:imm
 
 
 class Broken(Exception):
-    """The connection ended while the server was being changed; the message says what is known."""
+    """The connection ended while the server was being changed; the message reports what is known."""
 
 
 def sort_out(module: AnsibleModule) -> dict[str, Any]:

@@ -263,7 +263,7 @@ def user_of(pid: int) -> str:
 
 
 class Unsaved(Exception):
-    """The data are not on the disk, and the server is to stop; the message says why."""
+    """The data are not on the disk, and the server is to stop; the message has the reason."""
 
 
 def saves(client: Client) -> tuple[bool, bool]:
@@ -275,7 +275,7 @@ def saves(client: Client) -> tuple[bool, bool]:
 
 
 def absent(address: str) -> bool:
-    """Tell whether this host has an address no more."""
+    """Return whether this host has an address no more."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         try:
             probe.bind((address, 0))
@@ -295,7 +295,7 @@ def stranded(params: dict[str, Any], pid: int) -> str:
 
 
 def slice_changed(shown: str) -> bool:
-    """Tell whether systemd has another file of the unit's slice than is there: it says who may reach the unit."""
+    """Return whether systemd has another file of the unit's slice than is there: it says who may reach the unit."""
     found = re.search(r"^Slice=(\S+)$", shown, re.MULTILINE)
     return (
         found is not None and systemctl("show", found[1], "--property", "NeedDaemonReload", "--value").stdout == "yes\n"
@@ -391,7 +391,7 @@ def wait(params: dict[str, Any], seconds: float) -> str:
 
 
 def unit_alive(unit: str) -> bool:
-    """Tell whether systemd runs the unit or is about to."""
+    """Return whether systemd runs the unit or is about to."""
     return systemctl("is-active", unit).stdout.strip() in ("active", "activating", "reloading")
 
 

@@ -284,7 +284,7 @@ def listing(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def tell_status(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Say when each source was last backed up; fails where that is too long ago."""
+    """Report when each source was last backed up; fails where that is too long ago."""
     names = [arguments.name] if arguments.name else settings.names(arguments.config)
     told = {name: status.tell(settings.source(name, arguments.config)) for name in names}
     for name, facts in told.items():
@@ -350,7 +350,7 @@ def init(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def encrypted(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Tell whether the repository can be read without its password; changes nothing."""
+    """Return whether the repository can be read without its password; changes nothing."""
     restic = Restic(settings.repository(arguments.config))
     with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
         file.write(f"{os.urandom(16).hex()}\n")

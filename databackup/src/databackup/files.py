@@ -90,7 +90,7 @@ def _below(path: str, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(name: str, target: str) -> bool:
-    """Tell whether a link points out of what is packed with it."""
+    """Return whether a link points out of what is packed with it."""
     if target.startswith("/"):
         return True
     parts = posixpath.normpath(posixpath.join(posixpath.dirname(name), target)).split("/")
@@ -199,7 +199,7 @@ class Files(Kind):
             restore.room(written, size * (2 if shared else 1) + MARGIN, "the backup beside the present data")
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
-        """Say what a restore would do."""
+        """Report what a restore would do."""
         return [
             f"fetch {manifest['bytes']} bytes and compare their SHA-256",
             *(f"unpack them into {path}.restore-new" for path in self.destinations(manifest).values()),

@@ -27,7 +27,7 @@ def stamp() -> str:
 
 
 class Journal:
-    """A file that says how far a restore has come; it is there as long as one has not ended."""
+    """A file that records how far a restore has come; it is there as long as one has not ended."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
@@ -63,7 +63,7 @@ class Journal:
             raise Failed(f"{self.path}: {error}; expected the journal of a restore") from None
 
     def forget(self) -> None:
-        """Say that it has ended."""
+        """Report that it has ended."""
         self._partial.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 

@@ -38,7 +38,7 @@ class Kind(ABC):
 
     @abstractmethod
     def would(self, manifest: dict[str, Any]) -> list[str]:
-        """Say what a restore would do."""
+        """Report what a restore would do."""
 
     @abstractmethod
     def replacement(self, restic: Restic, backup: str, manifest: dict[str, Any], *, full: bool) -> Replacement:

@@ -101,7 +101,7 @@ PASSING = re.compile(
     r"|lock/(\w+)>\W+.*(?:no such file or directory|does not exist))",
     re.IGNORECASE,
 )
-# What ssh says of the account on the repository's host, which has no home on purpose, and of itself.
+# Messages of ssh about the account on the repository's host, which has no home on purpose, and about itself.
 NOISE = re.compile(r"subprocess ssh: Warning.*|(?:rclone: |subprocess ssh: )?Could not chdir to home directory .*")
 # How long it is waited until another look, in seconds; what is still so then is damaged.
 SETTLING = (0.5, 1, 2, 4)
@@ -260,7 +260,7 @@ class Restic:
     ) -> subprocess.Popen[bytes]:
         """Start restic; it ends with this process, even if that is killed.
 
-        What it says goes to files, as a pipe that nobody reads would stop it when it is full.
+        What it says goes to files, as a pipe that no process reads would stop it when it is full.
         """
         try:
             process = subprocess.Popen(
@@ -327,7 +327,7 @@ class Restic:
         return self.patiently(attempt)
 
     def exists(self) -> bool:
-        """Tell whether there is a repository; raises Failed when it cannot be told."""
+        """Return whether there is a repository; raises Failed when it cannot be told."""
         try:
             self.run("cat", "config", "--quiet", "--no-lock", what="the repository cannot be opened")
         except Failed as error:

@@ -128,7 +128,7 @@ class Replacement(ABC):
 
     def __init__(self, say: Say) -> None:
         self.say = say
-        # What the report says of the comparison.
+        # For the report: the comparison.
         self.report: dict[str, Any] = {}
         # What is closed at the end, and before anything is put back.
         self.held = ExitStack()

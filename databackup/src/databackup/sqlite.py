@@ -138,7 +138,7 @@ class Sqlite(Kind):
         return catalog.complete(restic, self.source, facts, when)
 
     def _give(self, teller: Teller) -> None:
-        """Tell what the database holds, and send a copy of it."""
+        """Report what the database holds, and send a copy of it."""
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
             self._copy(copy)
             try:
@@ -201,7 +201,7 @@ class Sqlite(Kind):
             )
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
-        """Say what a restore would do."""
+        """Report what a restore would do."""
         unit = self.source.options["unit"]
         return [
             f"fetch {manifest['bytes']} bytes into {self.new}, compare their SHA-256 and {manifest['items']} rows' digest",
@@ -311,7 +311,7 @@ class Replacement(restore.Replacement):
         self.report = restore.same(self.manifest, summary.rows, summary.digest, "rows")
 
     def _look(self, teller: Teller) -> None:
-        """Tell what the fetched database holds."""
+        """Report what the fetched database holds."""
         new = self.of.new
         if not new.is_file():
             raise Failed(f"{new}: found another file than the one fetched; expected no change by another program")

@@ -228,7 +228,7 @@ class Postgresql(Kind):
         return session.summarize()
 
     def look(self, file: IO[bytes], *options: str, inherited: Sequence[int] = ()) -> str:
-        """Return what pg_restore says of a dump, at first its table of contents; raises Failed if it cannot read it."""
+        """Return pg_restore's output for a dump, at first its table of contents; raises Failed if it cannot read it."""
         file.seek(0)
         with tempfile.TemporaryFile() as err:
             process = self.server.run(
@@ -270,7 +270,7 @@ class Postgresql(Kind):
         restore.room(spool.folder(self.source), size + MARGIN, "the dump")
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
-        """Say what a restore would do."""
+        """Report what a restore would do."""
         unit = self.source.options.get("unit", "")
         return [
             f"fetch {manifest['bytes']} bytes and compare their SHA-256",

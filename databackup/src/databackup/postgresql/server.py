@@ -126,7 +126,7 @@ class Server:
 
     @property
     def where(self) -> str:
-        """Say which one it is."""
+        """Report which one it is."""
         return f"PostgreSQL on port {self.port} of {self.socket}"
 
     def run(

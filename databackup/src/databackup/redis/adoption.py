@@ -96,7 +96,7 @@ class Loose:
             return False
 
     def active(self) -> bool:
-        """Tell whether it runs."""
+        """Return whether it runs."""
         return self._lives() or self._started_again()
 
     def stop(self) -> None:

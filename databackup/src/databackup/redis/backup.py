@@ -86,7 +86,7 @@ def _files(paths: list[str], owner: Owner, say: Say) -> dict[str, str]:
 def _transfer(
     source: Source, restic: Restic, snapshot: Snapshot, when: datetime, say: Say, owner: Owner
 ) -> dict[str, Any]:
-    """Take the snapshot, check it, and write it; return what the manifest says of the data."""
+    """Take the snapshot, check it, and write it; return the manifest's part about the data."""
     spool = Spool(folder(source))
     digester = Digester(spool.file.fileno())
     try:

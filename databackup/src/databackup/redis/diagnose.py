@@ -62,7 +62,7 @@ class Diagnosis:
 
     @property
     def serving(self) -> bool:
-        """Tell whether clients have their data."""
+        """Return whether clients have their data."""
         return self.server == "serving"
 
     @property
@@ -146,7 +146,7 @@ class Examination:
         return found
 
     def _server(self) -> str:
-        """Tell whether the server serves, loads, is being started, or does not run."""
+        """Return whether the server serves, loads, is being started, or does not run."""
         if not self.service.active():
             return "stopped"
         try:
@@ -206,7 +206,7 @@ class Examination:
         )
 
     def _newer(self, found: Diagnosis, path: Path) -> bool:
-        """Tell whether a snapshot that is refused was written by a newer Redis, and note that."""
+        """Return whether a snapshot that is refused was written by a newer Redis, and note that."""
         ours = version_of(self.options["binary"])
         origin = rdb.origin_of(path)
         if origin is None or not origin.beyond(ours):
@@ -219,7 +219,7 @@ class Examination:
         return True
 
     def _missing(self, found: Diagnosis, what: str) -> None:
-        # Redis begins with nothing, and nobody is told.
+        # Redis begins with nothing, and no message is printed.
         found.state, found.starts, found.fixable = MISSING, True, False
         found.text = f"{what}: Redis would start with no data at all."
 

@@ -37,7 +37,7 @@ class Redis(Kind):
         self.target.accept(manifest)
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
-        """Say what a restore would do."""
+        """Report what a restore would do."""
         data, unit = self.options["data"], self.options["unit"]
         return [
             f"fetch {manifest['bytes']} bytes into {data} and compare their SHA-256",

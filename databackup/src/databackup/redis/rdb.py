@@ -1,6 +1,6 @@
 """Count the keys of an RDB stream and take a digest of its data, while it arrives.
 
-The digest says whether two snapshots hold the same data, whatever order their keys are in and however Redis packs its
+The digest shows whether two snapshots hold the same data, whatever order their keys are in and however Redis packs its
 collections: it is the sum of one hash for each key, over its database, name, value and expiry. Strings count as Redis
 stores them, so two snapshots compare only if both were made with the same `rdbcompression`. What a snapshot says of
 memory, idle times and consumers' last visits is left out.
@@ -27,7 +27,7 @@ FORMATS = {10: (7, 0), 11: (7, 2), 12: (7, 4)}
 VALKEY_FORMAT = 80
 # Of a format that is not known here, so many bytes have their checksum compared.
 CHECKED = 16 << 20
-# What a snapshot says of who wrote it is within so many bytes.
+# The name of its writer is within so many bytes of a snapshot.
 HEAD = 512
 MASK = (1 << 128) - 1
 SALT_NONE = bytes(16)
@@ -62,7 +62,7 @@ class Summary:
     # For each key that expires: when, in milliseconds since the epoch, and the lower half of its hash.
     expiries: array[int] = field(default_factory=lambda: array("Q"))
     hashes: array[int] = field(default_factory=lambda: array("Q"))
-    # What Redis says of itself at the stream's beginning, such as redis-ver and used-mem.
+    # The facts about the writer at the stream's beginning, such as redis-ver and used-mem.
     about: dict[str, str] = field(default_factory=dict)
     functions: int = 0
 
@@ -219,7 +219,7 @@ def _scored(items: list[bytes]) -> int:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a snapshot says of who wrote it."""
+    """The writer of a snapshot, as it names itself."""
 
     # Redis or Valkey.
     program: str
@@ -246,7 +246,7 @@ class Origin:
         return f"{known} reads it"
 
     def beyond(self, installed: tuple[int, ...]) -> bool:
-        """Tell whether it is too new for an installed Redis.
+        """Return whether it is too new for an installed Redis.
 
         A format that is newer than the Redis which the file names is none: there, the number itself is damaged.
         """
@@ -255,7 +255,7 @@ class Origin:
         return self.program != "Redis" or not self.version or numbers(self.version) > installed[:2]
 
     def unread(self, installed: tuple[int, ...]) -> str:
-        """Say that an installed Redis does not read it, and which one does."""
+        """Report that an installed Redis does not read it, and which one does."""
         here = ".".join(map(str, installed))
         return f"was written by {self.text}, which Redis {here} here does not read. {self.reader}"
 
@@ -285,7 +285,7 @@ def origin(head: bytes) -> Origin | None:
 
 
 def origin_of(path: Path) -> Origin | None:
-    """Return what a file says of who wrote it; None for what is no snapshot, or cannot be read."""
+    """Return the writer of a file; None for a file that is no snapshot, or cannot be read."""
     try:
         with path.open("rb") as file:
             return origin(file.read(HEAD))
@@ -294,7 +294,7 @@ def origin_of(path: Path) -> Origin | None:
 
 
 def foreign(path: Path) -> bool:
-    """Tell whether a file is a snapshot that Redis does not take for one."""
+    """Return whether a file is a snapshot that Redis does not take for one."""
     found = origin_of(path)
     return found is not None and found.program == "Valkey" and found.format >= VALKEY_FORMAT
 
