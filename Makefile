@@ -12,12 +12,12 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: ## Make the lab and deploy Redis and the application on it; again: take it over, change nothing
+up: ## Make the lab and deploy Redis and the application on it; again: keep it as it is
 	@molecule/default/check
 	@requirements/install controller
 	@molecule/default/up
 
-verify: ## Ask the lab's hosts whether they are what the inventory says
+verify: ## Check the lab's hosts against the inventory
 	@ansible-playbook playbooks/verify.yml
 
 down: ## Remove the lab; with PURGE=1 also its image, secrets, keys and built wheels
@@ -33,14 +33,14 @@ test: ## Everything: linters, unit tests, and each scenario in a lab of its own;
 	@requirements/install test
 	@python tests/run.py $(PARTS)
 
-test-quick: ## What needs no lab, and the hosts of `make up` when they are there (three minutes)
+test-quick: ## The tests without a lab, and the hosts of `make up` when they are there (three minutes)
 	@requirements/install test
 	@python tests/run.py --quick
 
-test-times: ## Say where the minutes of the last `make test` went
+test-times: ## List where the minutes of the last `make test` went
 	@python3 tests/times/report.py
 
-audit-mutate: ## Take each protection of the lab away and expect verify.yml to name it (about twenty minutes)
+audit-mutate: ## Remove each protection of the lab and expect verify.yml to name it (about twenty minutes)
 	@requirements/install test
 	@.venv/bin/python tests/audit_mutate.py $(CONTROL)
 
@@ -56,11 +56,11 @@ bench-app: ## Time the application's cached reads against other stacks; OPTIONS=
 	@requirements/install bench
 	@PYTHONPATH=. .venv-bench/bin/python tests/bench_app.py $(OPTIONS)
 
-drill-outage: ## Kill, freeze and cut off Redis under load, and tell what clients saw (about a minute)
+drill-outage: ## Kill, freeze and isolate Redis under load, and report the effects on clients (about a minute)
 	@requirements/install bench
 	@.venv-bench/bin/python -m drills.outage $(OPTIONS)
 
-drill-cold: ## Send a thousand requests at once for a price that is not cached, and count what they cost
+drill-cold: ## Send a thousand requests at once for a price that is not cached, and count the queries
 	@requirements/install bench
 	@.venv-bench/bin/python -m drills.cold $(OPTIONS)
 

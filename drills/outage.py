@@ -463,7 +463,7 @@ NAMESPACE: Final = ("unshare", "--user", "--map-root-user", "--net")
 
 
 def can_drop_packets() -> bool:
-    """Tell whether this machine gives us such a namespace, with nft in it."""
+    """Return whether this machine gives us such a namespace, with nft in it."""
     command = [*NAMESPACE, "sh", "-c", "ip link set lo up && nft list tables"]
     try:
         return subprocess.run(command, capture_output=True, check=False, timeout=10).returncode == 0

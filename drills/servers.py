@@ -272,7 +272,7 @@ class Redis:
         self._process.wait_until(self.answers, "redis-server")
 
     def answers(self, patience: float = 0.2) -> bool:
-        """Tell whether it answers a PING on a new connection within so many seconds."""
+        """Return whether it answers a PING on a new connection within so many seconds."""
         try:
             with socket.create_connection((HOST, self.port), patience) as link:
                 link.settimeout(patience)

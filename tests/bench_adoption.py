@@ -53,7 +53,7 @@ def gap(ready: Callable[[], bool], work: Callable[[], object]) -> float:
 
 
 def serves(host: Host) -> bool:
-    """Tell whether one of the two servers answers with its data."""
+    """Return whether one of the two servers answers with its data."""
     return host.asks(host.old_port, OLD) or host.asks(host.new_port, ADMIN, "admin")
 
 

@@ -276,7 +276,7 @@ class Field:
 
 
 def answers(competitor: Competitor) -> bool:
-    """Tell whether a server answers a read."""
+    """Return whether a server answers a read."""
     try:
         return competitor.read(symbol(0))[0] == 200
     except OSError:

@@ -167,7 +167,7 @@ class Site(Host):
 
 
 def ping(port: int) -> bytes:
-    """Return what a server says to PING; nothing when there is none yet."""
+    """Return a server's answer to PING; nothing when there is none yet."""
     done = subprocess.run(["redis-cli", "-p", str(port), "PING"], capture_output=True, check=False)
     return done.stdout
 

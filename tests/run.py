@@ -96,7 +96,7 @@ def pytest_part(name: str, *words: str) -> Part:
 def scenario(name: str, nice: int) -> Part:
     """Return a part that runs a scenario of molecule.
 
-    molecule keeps what it believes of the hosts in the caller's home, by this folder's path. A run that was cut off
+    molecule keeps what it believes of the hosts in the caller's home, by this folder's path. A run that was interrupted
     would leave "created" behind there, and the next one would create nothing: each run begins with a folder of its own.
     """
     return Part(

@@ -190,10 +190,10 @@ def test_a_changed_environment_is_a_reason_and_is_tried(params: dict[str, Any]) 
 def test_a_process_older_than_the_link_is_a_reason_alone(
     params: dict[str, Any], systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As after a run that was cut off between two instances.
+    # As after a run that was interrupted between two instances.
     monkeypatch.setattr(deployment, "started_at", lambda pid: 1000.0)
     seen = look(params)
-    assert set(seen.reasons.values()) == {"it runs what was before the last change"}
+    assert set(seen.reasons.values()) == {"it runs the release from before the last change"}
     assert not seen.trial
 
 
@@ -301,7 +301,7 @@ def test_a_release_whose_python_is_gone_or_another_one_is_not_installed(host: Pa
         "1-python3.11": f"its Python {host}/host/python3.11 is gone",
         "1-python3.12": "it was installed for python3.12, and python3.13 is in its place",
     }
-    # One whose installation was cut off is installed again anyway, and is none that once started.
+    # One whose installation was interrupted is installed again anyway, and is none that once started.
     Path(gone, "installed").unlink()
     assert "1-python3.11" not in deployment.broken(host / "releases")
     assert deployment.broken(host / "nowhere") == {}
@@ -326,7 +326,7 @@ def test_a_running_release_that_cannot_start_again_is_tried_and_replaced_one_by_
     for file in (params["files"][0]["path"], params["environment"]["path"]):
         os.utime(file, (1000, 1000))
     seen = look(params)
-    assert set(seen.reasons.values()) == {"it runs what was before the last change"}
+    assert set(seen.reasons.values()) == {"it runs the release from before the last change"}
     assert not seen.trial
 
 
@@ -376,7 +376,7 @@ def test_a_certificate_that_is_not_taken_over_stops_nothing(
     ended = run(params, environment_text=text, timeout=0.1)
     assert ended.failed
     assert "goes on with another certificate than /host.crt" in ended.answer["msg"]
-    assert ended.answer["now"] == "No instance was restarted: those that ran go on."
+    assert ended.answer["now"] == "No instance was restarted: running ones continue."
 
 
 @pytest.fixture
@@ -473,7 +473,7 @@ def attempt(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: Any) -> En
         "health_path": "/",
         "timeout": 1.0,
         "subject": "app 2",
-        "otherwise": "app 1 goes on.",
+        "otherwise": "app 1 continues.",
         **changes,
     }
     check = bool(params.pop("check", False))
@@ -500,7 +500,7 @@ def test_a_trial_that_fails_says_why_and_leaves_nothing_behind(
     systemd.sick = {"app-candidate@9.service"}
     ended = attempt(monkeypatch, tmp_path)
     assert ended.failed
-    for words in ("app 2 did not get well", "answers 503", "app 1 goes on.", "its last words"):
+    for words in ("app 2 did not become healthy", "answers 503", "app 1 continues.", "its last words"):
         assert words in ended.answer["msg"]
     assert list(tmp_path.iterdir()) == []
     assert "app-candidate@9.service" not in systemd.running

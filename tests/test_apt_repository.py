@@ -557,7 +557,7 @@ def test_a_key_that_is_none_is_refused_and_a_private_one_not_shown(
     for bad, found in {
         "/nonexistent.asc": "/nonexistent.asc: No such file or directory",
         "": "nothing",
-        str(tmp_path / "cut"): "a key that is cut off",
+        str(tmp_path / "cut"): "a truncated key",
         str(tmp_path / "text"): "no key of OpenPGP",
         key.private(): "a private key block",
         key.public.replace("\n\n", "\n\n%%%", 1): "a block of PGP that is damaged",

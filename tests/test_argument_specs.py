@@ -17,6 +17,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from conftest import PROJECT, load
 
 readme = load("docs/role_readme.py")
+records = load("plugins/module_utils/redis_built_in.py")
 ROLES = sorted(file.parent.parent for file in (PROJECT / "roles").glob("*/meta/argument_specs.yml"))
 REQUIRED: dict[str, dict[str, Any]] = {
     "app": {
@@ -112,6 +113,24 @@ def test_every_input_has_the_roles_prefix_a_type_and_a_description(role: Path) -
         assert {"type", "description"} <= set(option), name
         assert "elements" in option or option["type"] != "list", name
         assert not (option.get("required") and "default" in option), name
+
+
+def words(value: Any) -> set[str]:
+    """Return the words in a file of Ansible's, comments aside."""
+    if isinstance(value, dict):
+        return set().union(*(words(part) for pair in value.items() for part in pair))
+    return set().union(*map(words, value)) if isinstance(value, list) else set(re.findall(r"\w+", str(value)))
+
+
+@for_each_role
+def test_the_preflight_checks_every_input(role: Path) -> None:
+    folders = [role / "tasks", role / "vars", PROJECT / "playbooks"]
+    names = {"preflight.yml", "peers.yml", "inputs.yml", "adoption.yml"}
+    files = [file for folder in folders for file in folder.glob("**/*.yml") if file.name in names]
+    found = set().union(*(words(yaml.load(file.read_text(), readme.Loader)) for file in files))
+    derived = {name for name, option in options(role).items() if option["type"] == "bool" or "choices" in option}
+    derived |= {user.password for user in records.BUILT_IN}
+    assert [name for name in options(role) if name not in found | derived] == []
 
 
 @for_each_role

@@ -47,7 +47,7 @@ REDIS: list[tuple[str, Any, str]] = [
     ("redis_tls_key_file", "host.key", "found 'host.key'; expected the path"),
     ("redis_tls_ca_file", "/etc/a b", "expected the path"),
     ("redis_topology", "ring", "found 'ring'; expected standalone"),
-    ("redis_maxmemory_policy", "lru", "found 'lru'; expected one of allkeys-lru"),
+    ("redis_maxmemory_policy", "lru", "found 'lru'; expected allkeys-lru, allkeys-lfu, "),
     ("redis_bind", [], "found []; expected a list of this host's addresses"),
     ("redis_bind", ["redis1.example.com"], "expected a list of this host's addresses"),
     ("redis_bind", ["127.0.0.1\nport 6379"], "expected a list of this host's addresses"),
@@ -155,7 +155,7 @@ APP: list[tuple[str, Any, str]] = [
     (
         "app_build_dir",
         ".build",
-        "found '.build'; expected a folder on the controller for what is built, as a path that",
+        "found '.build'; expected a folder on the controller for the built wheels, as a path that",
     ),
     ("app_package", "../x", "found '../x'; expected the name of the package"),
     ("app_packages", ["a b"], "found ['a b']; expected a list of packages"),
@@ -362,7 +362,7 @@ HIDES = {
 
 
 def apart(one: str, other: str) -> bool:
-    """Tell whether two wrong variables need a host each for both of them to be reported."""
+    """Return whether two wrong variables need a host each for both of them to be reported."""
     return one == other or other in HIDES.get(one, []) or one in HIDES.get(other, [])
 
 
@@ -402,8 +402,11 @@ SOURCE = {
     "redis_version_accepted": "7.0.15",
 }
 FILES = {"ca": "/nonexistent/ca.crt", "cert": "/nonexistent/host.crt", "key": "/nonexistent/host.key"}
-# Each is wrong on the same host, but for what would hide another one.
+# Each is wrong on the same host, but for those that would hide another one. In the order of the report: booleans first.
 BACKUP: list[Case] = [
+    ("backup_maintenance", "x", "found 'x'; expected true or false"),
+    ("backup_prune", "x", "found 'x'; expected true or false"),
+    ("backup_no_log", "x", "found 'x'; expected true or false"),
     ("backup_repository", "somewhere", "restic's name of a repository"),
     ("backup_master_password", "short-of-32-characters", "found a hidden value of 22 characters"),
     ("backup_environment", "a b", "found 'a b'"),
@@ -412,9 +415,6 @@ BACKUP: list[Case] = [
     ("backup_spread", -1, "seconds, from 0 up"),
     ("backup_max_age", 5, "seconds, 60 or more"),
     ("backup_retention", {"daily": 0, "never": 1}, "never: not one of last, hourly"),
-    ("backup_maintenance", "x", "found 'x'; expected true or false"),
-    ("backup_prune", "x", "found 'x'; expected true or false"),
-    ("backup_no_log", "x", "found 'x'; expected true or false"),
     ("backup_check_subset", "all", "a share such as 5%"),
     ("backup_ssh_host_keys", "ssh-ed25519 AAAA", "expected a list of public keys"),
     ("backup_ssh_port", 0, "a port from 1 to 65535"),
@@ -582,7 +582,14 @@ def test_finds_nothing_on_a_good_host_beside_bad_ones(report: subprocess.Complet
 
 def test_a_version_from_source_passes_and_inputs_of_backup_do_not_matter_without_a_repository(tmp_path: Path) -> None:
     unused = {name: value for name, value, _ in BACKUP if name != "backup_repository"}
-    result = run(tmp_path, {"one": {**variables(), **SOURCE, **unused, "backup_repository": ""}}, {})
+    archive = tmp_path / "redis-7.0.15.tar.gz"
+    archive.write_bytes(b"an archive")
+    local = {
+        "redis_source_archive": str(archive),
+        "redis_source_checksum": f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}",
+    }
+    good = {**variables(), **SOURCE, **unused, "backup_repository": ""}
+    result = run(tmp_path, {"one": good, "two": {**good, **local}}, {})
     if result.returncode != 0:
         assert problems(result.stdout) == []
 

@@ -101,7 +101,7 @@ def test_an_empty_folder_has_no_authority_and_nothing_is_wrong(tmp_path: Path) -
         ({"ca_crt": CA.crt, "ca_key": CA.pem()}, "", ""),
         ({"ca_crt": CA.crt, "ca_key": CA.pem()}, None, ""),
         ({"ca_crt": CA.crt, "ca_key": CA.pem(PASSPHRASE)}, PASSPHRASE, ""),
-        # A run that was cut off before the certificate.
+        # A run that was interrupted before the certificate.
         ({"ca_key": CA.pem(PASSPHRASE)}, PASSPHRASE, ""),
         ({"ca_key": CA.pem(PASSPHRASE)}, PASSPHRASE[::-1], "the passphrase does not open ca.key"),
         ({"ca_crt": CA.crt}, "", "ca.crt without ca.key"),

@@ -33,7 +33,7 @@ srv_agent_port
     ("said", "speaks"),
     [
         (STATE.format(1, 1), "TLS"),
-        # Its file was written, and a run was cut off before the process took it over.
+        # Its file was written, and a run was interrupted before the process took it over.
         (STATE.format(0, 0), "plaintext"),
         (STATE.format(1, 0), "plaintext"),
         ("Can't find backend.\n\n", "plaintext"),

@@ -55,6 +55,46 @@ def test_what_holds_passes(played: tuple[bool, str]) -> None:
     assert well
 
 
+def test_inputs_are_checked_as_their_argument_spec_declares_them() -> None:
+    options = {
+        "x_on": {"type": "bool"},
+        "x_name": {"type": "str"},
+        "x_only": {"type": "str", "choices": ["one"]},
+        "x_sync": {"type": "str", "choices": ["", "often", "no"]},
+    }
+    assert checks.input_checks(options) == [
+        {"name": "x_on", "that": "x_on is quantdesk.redis.true_or_false", "expected": "true or false"},
+        {"name": "x_only", "that": "x_only in ['one']", "expected": "one"},
+        {
+            "name": "x_sync",
+            "that": "x_sync in ['often', 'no', '']",
+            "expected": "often, 'no', in quotes, as YAML reads no as false or an empty text",
+        },
+    ]
+
+
+@in_play(
+    {
+        "name": "Collect",
+        "quantdesk.redis.checks": {
+            "subject": "firewall",
+            "inputs": "firewall",
+            "checks": [
+                {"name": "forward", "after": ["firewall_forward"], "that": "false", "expected": "a second problem"},
+                {"name": "own", "that": "false", "expected": "the role's own check"},
+            ],
+        },
+    },
+    firewall_forward="perhaps",
+)
+def test_inputs_of_a_role_are_checked_before_its_own_checks(played: tuple[bool, str]) -> None:
+    well, output = played
+    assert not well
+    assert "firewall_forward: found 'perhaps'; expected drop or accept" in output
+    assert "expected the role's own check" in output
+    assert "a second problem" not in output
+
+
 @in_play(
     task(
         {"name": "size", "that": "size > 9", "expected": "much room", "warn": True},

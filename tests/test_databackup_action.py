@@ -36,7 +36,7 @@ def look(folder: Path, said: bytes, result: bytes | None = None) -> str:
 @pytest.mark.parametrize(
     "said",
     [
-        b'restic says: \x000\x000\x00{"changed": false, "restored": true}\n',
+        b'restic reports: \x000\x000\x00{"changed": false, "restored": true}\n',
         b"active=0\ncode=0\nsaid=\nresult=e30=\nend=\n",
         b"\xff\xfe\r\nplain\n",
     ],

@@ -22,6 +22,13 @@ def test_files_of_the_readme_exist() -> None:
     assert [path for path in sorted(named) if not (PROJECT / path).exists()] == []
 
 
+def test_files_of_contributing_exist() -> None:
+    text = (PROJECT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:playbooks|roles|inventory|molecule|docs|plugins|tests)/[\w./-]*)", text))
+    assert len(named) > 20
+    assert [path for path in sorted(named) if "NAME" not in path and not (PROJECT / path.rstrip(".")).exists()] == []
+
+
 def test_every_input_of_a_role_has_a_comment_and_its_name() -> None:
     for role in (PROJECT / "roles").iterdir():
         lines = (role / "defaults/main.yml").read_text().splitlines()

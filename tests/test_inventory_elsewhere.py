@@ -64,7 +64,7 @@ def test_its_file_of_hosts_alone_is_refused_and_the_folder_is_asked_for(site: Pa
     assert "inventory/base: found" in words
     assert "expected the folder of the inventory, as in -i inventory/mine" in words
     assert "PLAY [Preflight]" in words
-    assert "Ask each host what it is" not in words
+    assert "Gather facts" not in words
 
 
 @pytest.mark.parametrize("named", ["mine", "mine/hosts.yml"])

@@ -61,7 +61,7 @@ def test_a_renamed_host_has_no_backup_of_its_name(tmp_path: Path) -> None:
     # As an earlier version has noted it.
     assert told("redis1", {"success": {"at": 1.0}}) == ("redis1", "redis")
     assert told("renamed", {"success": {"at": 1.0}}) == ("redis1", "")
-    # After a run that was cut off between its new name and the first backup under that.
+    # After a run that was interrupted between its new name and the first backup under that.
     (tmp_path / "source-redis.json").write_text(json.dumps({"host": "renamed", "options": options}, indent=2))
     assert told("renamed", success) == ("renamed", "")
 

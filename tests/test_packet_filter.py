@@ -291,7 +291,7 @@ def test_names_need_the_name_servers_that_the_host_asks(
 ) -> None:
     judge = load("plugins/filter/neighbours.py")
     said = judge.shut_off(NAMED, [rule(6380, "10.0.0.0/24"), *asked], "app", resolvers)
-    expected = f"REDIS_URL: redis.example.com:6380, whose address is asked for at port 53 of {found}, udp and tcp"
+    expected = f"REDIS_URL: redis.example.com:6380, whose address is resolved at port 53 of {found}, udp and tcp"
     assert said == (expected if found else "")
     # No port of it is open: that is what is said.
     assert judge.shut_off(NAMED, asked, "app", resolvers) == "REDIS_URL: redis.example.com:6380"

@@ -121,7 +121,7 @@ def scripts(node: Any) -> Iterator[str]:
 
 
 def reads_output(script: str) -> bool:
-    """Tell whether a script reads what a program prints."""
+    """Return whether a script reads what a program prints."""
     own = re.sub(r"{{.*?}}|{%.*?%}", "", script, flags=re.DOTALL)
     return re.search(r"\$\([^(]|[^|]\| *[a-z]", own) is not None
 

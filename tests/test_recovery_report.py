@@ -198,7 +198,7 @@ def test_limits_are_held_against_what_is_shown() -> None:
 def test_one_problem_is_in_the_verdict() -> None:
     found = report(rto_limit=60)
     assert found["text"][:2] == [
-        "NOT as it should be: rebuilt in 80.0 s; expected 60.0 s at most (rto_limit).",
+        "FAILED: rebuilt in 80.0 s; expected 60.0 s at most (rto_limit).",
         "Rebuilt in 80.0 s; the data are as of 2026-01-31T14:00:00Z, 311.9 s (5 min 12 s) before the loss.",
     ]
     assert "RTO 80.0 s, limit 60.0 s: NOT kept." in found["text"]
@@ -209,7 +209,7 @@ def test_several_problems_follow_the_verdict_and_name_their_source() -> None:
     found = report(restored=data, rpo_limit=300)
     assert found["ok"] is False
     assert found["text"][:4] == [
-        "NOT as it should be: 3 problems.",
+        "FAILED: 3 problems.",
         "  - sessions on redis1: the data are from 311.9 s (5 min 12 s) before the loss; "
         "expected 300.0 s (5 min) at most (rpo_limit).",
         "  - orders on db1: found 7 items with digest 0011aabbccdd; expected 1000 items with digest 3f9c2b7e51d0.",
@@ -253,7 +253,7 @@ def test_other_things_to_know_are_told() -> None:
     found = report(restored=[restored(host="redis9", **changes)])
     assert found["notes"] == [
         "sessions on redis9: the backup is empty.",
-        "sessions on redis9: what was there before is kept in /var/lib/redis/old.",
+        "sessions on redis9: the earlier data are kept in /var/lib/redis/old.",
     ]
     entry = {"host": "redis1", "result": restored("redis9", time="2026-01-31T14:05:22Z")["result"]}
     found = report(restored=[entry])
@@ -445,8 +445,8 @@ def test_whole_digests_are_in_titles_and_short_ones_in_view() -> None:
 def test_the_page_says_by_words_whether_all_is_well() -> None:
     assert page().within("strong").splitlines()[0] == "✓ As it should be"
     found = page(rto_limit=60)
-    assert found.within("strong").splitlines()[0] == "✗ NOT as it should be"
-    assert found.within("title").startswith("Rebuild of lab: NOT as it should be")
+    assert found.within("strong").splitlines()[0] == "✗ FAILED"
+    assert found.within("title").startswith("Rebuild of lab: FAILED")
     assert "limit 60.0 s: NOT kept" in found.within("dl").replace("\xa0", " ")
 
 
@@ -574,7 +574,7 @@ def test_a_play_fails_after_the_files_are_there_with_every_problem(tmp_path: Pat
     file = tmp_path / "report.json"
     code, output = play(tmp_path, [task(write=str(file), rto_limit=60, rpo_limit=60), SHOW])
     assert code != 0
-    assert "NOT as it should be: 2 problems." in output
+    assert "FAILED: 2 problems." in output
     assert "  - rebuilt in 80.0 s; expected 60.0 s at most (rto_limit)" in output
     assert "expected 60.0 s at most (rpo_limit)" in output
     assert f"In {file}" in output
@@ -588,7 +588,7 @@ def test_a_play_may_go_on_and_check_mode_writes_nothing(tmp_path: Path) -> None:
     tasks = [{**task(write=[str(file)], restored=[], fail="no"), "check_mode": True}, SHOW]
     code, output = play(tmp_path, tasks)
     assert code == 0, output
-    assert "NOT as it should be: no data were restored; expected those of one source at least (expect_data)." in output
+    assert "FAILED: no data were restored; expected those of one source at least (expect_data)." in output
     assert "msg: True False 80.0" in output
     assert not file.parent.exists()
 

@@ -171,7 +171,7 @@ def look(case: Case) -> Any:
             "listening": ["127.0.0.1:6380", "[::1]:6380"],
             **{name: [] for name in ("readable", "foreign", "reached", "odd_files", "secrets")},
             "folders": folders,
-            "passwords": (0, 7),
+            "passwords": (0, len(records.BUILT_IN)),
             "key": "440 root",
             "certificate": SUM,
             "cut": None,
@@ -240,7 +240,7 @@ CASES = [
         "users, compared with the inventory",
         "'found a link'",
         {"differences": (Difference("found a link"), Difference())},
-        along=("what replica and sentinel may",),
+        along=("rights of replica and sentinel",),
     ),
     Case("plaintext port", "'6379'", {"answers": live(port="6379")}),
     Case(
@@ -284,16 +284,16 @@ CASES = [
         "'app may SUBSCRIBE a-channel-of-nobody'",
         {"answers": allowed("app", "SUBSCRIBE", "a-channel-of-nobody")},
     ),
-    Case("what default may", "'default may SCAN 0'", {"answers": allowed("default", "SCAN", "0")}),
-    Case("what exporter may", "'exporter may SLOWLOG GET'", {"answers": allowed("exporter", "SLOWLOG", "GET")}),
-    Case("what backup may", "'backup may GET qd:lab:x'", {"answers": allowed("backup", "GET", "qd:lab:x")}),
+    Case("rights of default", "'default may SCAN 0'", {"answers": allowed("default", "SCAN", "0")}),
+    Case("rights of exporter", "'exporter may SLOWLOG GET'", {"answers": allowed("exporter", "SLOWLOG", "GET")}),
+    Case("rights of backup", "'backup may GET qd:lab:x'", {"answers": allowed("backup", "GET", "qd:lab:x")}),
     Case(
-        "what replica and sentinel may",
+        "rights of replica and sentinel",
         "'sentinel'",
         users(updated=["sentinel"]),
         along=("users, compared with the inventory",),
     ),
-    Case("ACL LOG", "'nothing of app'", {"answers": answers(log=Answer(True, "", [[]]))}),
+    Case("ACL LOG", "'no entry of app'", {"answers": answers(log=Answer(True, "", [[]]))}),
     Case("directives, compared with the inventory", "'hz'", config(applied=["hz"])),
     Case(
         "directives, compared with the inventory",
@@ -337,7 +337,7 @@ CASES = [
     Case("files that others may read", "'/a /b'", {"readable": ["/a", "/b"]}),
     Case("configuration that another user of the host can read", "'/a'", {"foreign": ["/a"]}),
     Case(
-        "what users of other instances reach of its configuration, data and log",
+        "access of other instances' users to its configuration, data and log",
         "'redis-x r /a, redis-x w /a'",
         {"reached": ["redis-x r /a", "redis-x w /a"]},
     ),
@@ -371,13 +371,13 @@ CASES = [
     ),
     Case(
         "Sentinel without a password",
-        "'nothing (Sentinel is not asked yet)'",
+        "'nothing (Sentinel is not queried yet)'",
         host={"topology": "sentinel"},
         along=("Sentinel in plaintext",),
     ),
     Case(
         "Sentinel in plaintext",
-        "'nothing (Sentinel is not asked yet)'",
+        "'nothing (Sentinel is not queried yet)'",
         host={"topology": "sentinel"},
         along=("Sentinel without a password",),
     ),
@@ -407,6 +407,10 @@ def test_a_row_fails_for_what_it_is_about_and_no_other_does(case: Case) -> None:
     assert failed == {case.row, *case.along}
 
 
+def test_a_server_is_queried_for_each_directive_that_a_row_reads() -> None:
+    assert set(LIVE) <= set(seen_module.DIRECTIVES)
+
+
 def test_each_row_has_a_case_in_which_it_fails() -> None:
     tried = {case.row for case in CASES}
     assert set(rows(Case("", ""))) - tried == NEVER
@@ -420,16 +424,16 @@ def test_each_row_has_a_case_in_which_it_fails() -> None:
         ("TLS 1.1 and older", "redis_tls_port is 0", Case("", "", instance={"tls_port": 0})),
         ("no client certificate", checks.NO_MUTUAL_TLS, Case("", "", instance={"tls_auth_clients": False})),
         ("CONFIG GET as app", "there is no user app", Case("", "", instance={"users": []})),
-        ("what exporter may", "there is no user exporter", Case("", "", instance={"users": []})),
-        ("what default may", "redis_default_user is false", Case("", "", instance={"users": []})),
+        ("rights of exporter", "there is no user exporter", Case("", "", instance={"users": []})),
+        ("rights of default", "redis_default_user is false", Case("", "", instance={"users": []})),
         ("ACL LOG", "there is no user app", Case("", "", instance={"users": []})),
         (
-            "what replica and sentinel may",
+            "rights of replica and sentinel",
             "there is no user replica or sentinel, as topology standalone needs none",
             Case("", "", instance={"users": []}),
         ),
         (
-            "what default may",
+            "rights of default",
             "the inventory has its own redis_default_rules",
             Case("", "", instance={"users": [{"name": "default", "enabled": True, "rules": "~* +@all"}]}),
         ),

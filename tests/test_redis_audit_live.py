@@ -235,10 +235,10 @@ USER_CHANGES = [
     ("app", "+script", "scripts as app, EVAL by declaration"),
     ("app", "~*", "keys that app reaches"),
     ("app", "&*", "channels that app reaches"),
-    ("default", "+eval", "what default may"),
-    ("exporter", "+slowlog", "what exporter may"),
-    ("backup", "+config", "what backup may"),
-    ("sentinel", "+@all", "what replica and sentinel may"),
+    ("default", "+eval", "rights of default"),
+    ("exporter", "+slowlog", "rights of exporter"),
+    ("backup", "+config", "rights of backup"),
+    ("sentinel", "+@all", "rights of replica and sentinel"),
 ]
 
 
@@ -417,7 +417,7 @@ def test_a_user_of_another_instance_is_tried(redis: Redis, monkeypatch: pytest.M
         file.write_text("x")
         file.chmod(0o666)
         found = redis.failed(acl=str(file))
-    text = found["what users of other instances reach of its configuration, data and log"]
+    text = found["access of other instances' users to its configuration, data and log"]
     assert text == f"'daemon r {file}, daemon w {file}'"
 
 

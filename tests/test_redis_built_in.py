@@ -1,4 +1,4 @@
-"""The records of the built-in users: the rules that the role makes of them, and what verify.yml asks of each."""
+"""The records of the built-in users: the rules that the role makes of them, and the checks of verify.yml on each."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ def rules(name: str, **changes: Any) -> str:
 def test_every_input_of_a_record_is_one_of_the_role_and_of_each_instance(name: str) -> None:
     assert name in SPEC
     assert f"lookup('quantdesk.redis.redis_instance', '{name}')" in INSTANCE
+
+
+@pytest.mark.parametrize("user", records.BUILT_IN, ids=lambda user: user.name)
+def test_a_required_user_has_a_required_password_and_any_other_none_by_default(user: Any) -> None:
+    assert SPEC[user.password].get("required", False) is user.required
+    assert DEFAULTS.get(user.password, "") == ""
 
 
 def test_rules_are_made_of_the_inventory_s_inputs() -> None:

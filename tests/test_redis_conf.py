@@ -261,7 +261,7 @@ def wait_for(port: int) -> None:
             return
         except OSError:
             time.sleep(0.02)
-    raise AssertionError(f"nobody listens on {port}")
+    raise AssertionError(f"no process listens on {port}")
 
 
 @pytest.mark.parametrize("value", ["two words", "ä\t\\\"'#\x01\x7f", "\\x41", " lead", "#x", "\udcff"])

@@ -157,7 +157,7 @@ def test_rules_are_confined_as_the_record_says(more: str, confined: bool) -> Non
 def test_a_secret_on_a_command_line_or_in_a_file_is_found(tmp_path: Path) -> None:
     file = tmp_path / "settings"
     file.write_text("password = in-this-file-it-stands\n")
-    # The arguments reach the module by standard input: only `sleep` has the secret on its command line.
+    # The arguments reach the module by standard input: only this shell has the secret on its command line.
     (tmp_path / "arguments.json").write_text(
         json.dumps(
             {
@@ -166,7 +166,7 @@ def test_a_secret_on_a_command_line_or_in_a_file_is_found(tmp_path: Path) -> Non
             }
         )
     )
-    process = subprocess.Popen(["sh", "-c", "sleep 30; : this-one-is-an-argument"])
+    process = subprocess.Popen(["sh", "-c", "read line; : this-one-is-an-argument"], stdin=subprocess.PIPE)
     try:
         playbook = tmp_path / "play.yml"
         playbook.write_text(

@@ -226,7 +226,7 @@ def test_a_certificate_of_the_user_s_own_need_not_name_loopback(
 def test_without_its_process_the_server_is_known_by_its_name_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # As verify.yml asks, and as another instance could answer: it has the key of the host's certificate.
+    # As verify.yml checks, and as another instance could answer: it has the key of the host's certificate.
     with host(tmp_path, monkeypatch, capsys) as unit:
         arguments = {**users(unit), "server": way(unit, "another"), "_ansible_check_mode": True}
         refused = run(redis_users, arguments, capsys)

@@ -105,7 +105,7 @@ def test_waiting_ends_with_the_answer(redis_server: Server) -> None:
 def test_waiting_ends_when_the_unit_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "unit_alive", lambda unit: False)
     port = free_port()
-    assert service.wait(parameters(port, "x"), 5) == f"nobody listens on 127.0.0.1:{port}"
+    assert service.wait(parameters(port, "x"), 5) == f"no process listens on 127.0.0.1:{port}"
 
 
 def test_the_old_configuration_is_named_where_there_is_one(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_server_that_keeps_nothing_loses_nothing_in_the_restart_that_changes_i
     try:
         with resp.Client("127.0.0.1", port) as client:
             assert client.call("EXISTS", "before", "after") == 2
-        # All that the next run knows of one that was cut off is on the disk.
+        # All that the next run knows of one that was interrupted is on the disk.
         assert service.forget(params)
         assert (tmp_path / "dump.rdb").exists() is keeps
         assert not service.forget(params)

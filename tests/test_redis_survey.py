@@ -291,7 +291,7 @@ def test_a_hidden_password_is_found_in_the_only_file_with_its_port(run: Start, t
     assert started.configuration(host.servers([process.pid])[0], {}).file == ""
     found = survey(process.pid)
     assert (found["config_file"], found["login"]) == (path, "accepted")
-    # With a second one nobody can tell.
+    # With a second one the origin is not known.
     config(tmp_path, f"port {port}\nrequirepass y\n", "third.conf")
     found = survey(process.pid)
     assert (found["config_file"], found["login"]) == ("", "refused")

@@ -278,7 +278,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def expires_as_set(raw: Redis, key: str, seconds: int, since: float) -> bool:
-    """Tell whether an entry that was made after `since` was made to live for so many seconds.
+    """Return whether an entry that was made after `since` was made to live for so many seconds.
 
     `since` is by the wall clock. However long ago the entry was made, its end stays where it was.
     """

@@ -33,7 +33,7 @@ def log_out(app: Process, cookie: str) -> None:
 
 
 async def shake(app: Process, *headers: str, host: str = "127.0.0.1") -> Answer:
-    """Ask for a WebSocket, which ends at once if there is one."""
+    """Request a WebSocket, which ends at once if there is one."""
     async with client(app.port, host) as connection:
         return await connection.get("/ws", *ANONYMOUS_HANDSHAKE, *headers)
 

@@ -58,7 +58,7 @@ class Former:
         self.raw.delete(self.key(session_id))
 
     async def knows(self, session_id: str) -> bool:
-        """Tell whether that release takes a session for one that lives."""
+        """Return whether that release takes a session for one that lives."""
         if self.raw.exists(self.key(session_id)):
             return True
         digest = hashlib.sha256(session_id.encode()).digest()

@@ -121,7 +121,7 @@ class Process:
         return number if name.startswith("redis") and (state != "Z" or threads > 1) else 0
 
     def active(self) -> bool:
-        """Tell whether it runs."""
+        """Return whether it runs."""
         return self.number != 0
 
     def main_pid(self) -> int:
@@ -129,7 +129,7 @@ class Process:
         return self.number
 
     def failed(self) -> bool:
-        """Tell whether it has ended."""
+        """Return whether it has ended."""
         return not self.active()
 
     def end(self, number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""A new Redis server takes an old one's place: its data, faults in the middle, and runs that are cut off anywhere."""
+"""A new Redis server takes an old one's place: its data, faults in the middle, and runs interrupted anywhere."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ def test_a_restore_that_an_earlier_version_began_is_undone(
 ) -> None:
     host.call("SET", "later", "1")
     begun_by_an_earlier_version(host)
-    with pytest.raises(Failed, match="a restore was cut off; `databackup recover redis` puts the old data back"):
+    with pytest.raises(Failed, match="a restore was interrupted; `databackup recover redis` puts the old data back"):
         host.backup()
     with pytest.raises(Failed, match="neither the old nor the new data"):
         kinds.repair(host.source, print).diagnose()
@@ -255,7 +255,7 @@ def test_a_restore_that_an_earlier_version_began_is_undone(
             with pytest.raises(KeyboardInterrupt):
                 recover(host)
         assert not (host.data / ".restore.json").exists()
-        with pytest.raises(Failed, match="a restore was cut off"):
+        with pytest.raises(Failed, match="a restore was interrupted"):
             host.backup()
     if again == "restore":
         kept = Path(host.restore()["kept"])
@@ -654,7 +654,7 @@ def test_a_restore_of_a_database_that_an_earlier_version_began_is_undone(databas
     path = database.folder / ".app.db.restore.json"
     path.write_text(journal(had=True, active=False))
     path.chmod(0o600)
-    with pytest.raises(Failed, match="a restore was cut off; `databackup recover app`"):
+    with pytest.raises(Failed, match="a restore was interrupted; `databackup recover app`"):
         database.kind.backup(database.restic)
     assert "are back" in database.kind.recover()
     assert database.rows() == ["of the application"]

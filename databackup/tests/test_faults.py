@@ -251,7 +251,7 @@ def test_a_host_that_falls_silent(site: Site) -> None:
 
 
 def test_a_repository_that_stops_in_the_middle(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Whoever opens a pipe that nobody writes waits for ever, as for a share whose host is gone.
+    # Whoever opens a pipe that no process writes waits for ever, as for a share whose host is gone.
     pack = site.packs()[0]
     pack.unlink()
     os.mkfifo(pack)
@@ -373,7 +373,7 @@ def test_a_lock_that_another_run_removes_while_it_is_looked_at_is_no_damage(site
 
 def test_what_ssh_says_of_the_account_is_no_cause() -> None:
     said = "rclone: Could not chdir to home directory /nonexistent: No such file or directory\nFatal: no idea\n"
-    assert explain(said) == "restic says: Fatal: no idea"
+    assert explain(said) == "restic reports: Fatal: no idea"
     said += "Load(<data/5b3f5c7dcd>, 675361, 804179) returned error, retrying after 1.31013006s: EOF\n"
     assert explain(said).endswith("retrying after 1.31013006s: EOF")
 
@@ -391,7 +391,7 @@ def test_truncated_data(site: Site) -> None:
     pack = site.packs()[0]
     pack.chmod(0o600)
     os.truncate(pack, pack.stat().st_size // 2)
-    with refused(site, "truncated data", "the repository is damaged: a part of it is cut off"):
+    with refused(site, "truncated data", "the repository is damaged: a part of it is truncated"):
         site.restore()
     code, said = site.command("check")
     assert code == 1
@@ -400,7 +400,7 @@ def test_truncated_data(site: Site) -> None:
 
 def test_what_is_cut_off_is_said_when_restic_has_only_said_when_it_tries_again() -> None:
     said = "Load(<data/5b3f5c7dcd>, 675361, 804179) returned error, retrying after 1.31013006s: EOF\n"
-    assert explain(said * 3).startswith("the repository is damaged: a part of it is cut off")
+    assert explain(said * 3).startswith("the repository is damaged: a part of it is truncated")
 
 
 def test_lost_data(site: Site) -> None:
@@ -430,7 +430,7 @@ def test_a_damaged_list(site: Site) -> None:
     latest = site.backup()["id"]
     flip(next((site.folder / "repository/snapshots").glob(f"{latest}*")), 0.5)
     shutil.rmtree(site.folder / "cache")
-    with refused(site, "damaged list of backups", "which of the backups is the latest cannot be told"):
+    with refused(site, "damaged list of backups", "it is not known which backup is the latest"):
         site.restore()
     # Those that can be read are still to be had.
     assert site.restore(backup=known)["backup"] == known
@@ -471,7 +471,7 @@ def test_a_snapshot_that_redis_does_not_load(site: Site) -> None:
 def test_a_snapshot_with_other_data_than_its_manifest_says(site: Site) -> None:
     other = contents(site)
     write(site, other, bytes=len(other), sha256=hashlib.sha256(other).hexdigest())
-    with refused(site, "snapshot of other data", "is not what its manifest says: found .* expected"):
+    with refused(site, "snapshot of other data", "differs from its manifest: found .* expected"):
         site.restore()
 
 
@@ -680,7 +680,7 @@ def test_a_restore_that_is_killed(site: Site, step: str, again: str) -> None:
     if cut:
         code, said = site.command("backup", "redis")
         assert code == 1
-        assert "a restore was cut off; `databackup recover redis`" in said
+        assert "a restore was interrupted; `databackup recover redis`" in said
     code, said = site.command(again, "redis")
     assert code == 0, said
     after = site.digest()
@@ -866,7 +866,7 @@ def test_redis_is_killed_during_a_backup(site: Site, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch:
         at_the_first_chunk(patch, kill)
-        with pytest.raises(Failed, match=r"the snapshot (ends early|was cut off)") as caught:
+        with pytest.raises(Failed, match=r"the snapshot (ends early|was interrupted)") as caught:
             site.backup()
     if whom == "server":
         assert not site.service.active()
@@ -901,7 +901,7 @@ def test_a_backup_that_is_killed(site: Site, how: signal.Signals) -> None:
 
 
 def ours(folder: Path, site: Site) -> bool:
-    """Tell whether a process is one of databackup's for this site."""
+    """Return whether a process is one of databackup's for this site."""
     with suppress(OSError):
         state = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0]
         return state != "Z" and str(site.etc).encode() in (folder / "cmdline").read_bytes()

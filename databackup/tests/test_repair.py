@@ -277,7 +277,7 @@ NEWER = [
     (VALKEY_9, r"was written by Valkey 9.0.1 \(RDB format 80\), .* No Redis reads it; Valkey 9.0.1 or newer does"),
     (b"REDIS0099" + REDIS_8[9:], r"is not whole either: its checksum is wrong"),
     (unchecked(b"REDIS0099" + REDIS_8[9:]), r"Redis 8.0.2 \(RDB format 99\), .* Redis 8.0.2 or newer reads it"),
-    (UNKNOWN, r"a Redis that does not say its version \(RDB format 99\), .* The version that wrote it reads it"),
+    (UNKNOWN, r"a Redis that does not declare its version \(RDB format 99\), .* The version that wrote it reads it"),
     (REDIS_8[:-20], r"Redis 8.0.2 .* It is not whole either: its checksum is wrong"),
     (REDIS_8[:-5], r"Redis 8.0.2 .* It is not whole either: the mark of its end is missing"),
 ]

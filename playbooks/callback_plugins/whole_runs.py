@@ -18,7 +18,7 @@ short_description: refuse a run that Ansible's own options and settings would ta
 description:
   - The preflight checks all hosts before anything changes, and each step relies on the ones before it. Neither holds
     for a run that leaves tasks out, or in which each host goes on by itself.
-  - It is beside the playbooks, and so takes part in each run of them. It asks no host. C(--list-tasks) and the like run
+  - It is beside the playbooks, and so is part of each run of them. It queries no host. C(--list-tasks) and the like run
     nothing, and are not refused.
 requirements: []
 """
@@ -41,7 +41,7 @@ def problems(options: Mapping[str, Any], settings: Mapping[str, Any], extra: Map
     if task := options.get("start_at_task"):
         yield (
             f"--start-at-task: found {task!r}; expected none: the preflight would be missing, and what later tasks "
-            "need of earlier ones. A run that was cut off is completed by the whole run"
+            "need of earlier ones. A run that was interrupted is completed by the whole run"
         )
     if options.get("step"):
         yield "--step: found; expected none: no task may be left out. --check --diff shows what a run would do"

@@ -23,7 +23,7 @@ The preflight and `verify.yml` share it. Two forms:
       write: [report.json, report.xml]
 
 `that`, `found`, `equals` and `when` are Jinja expressions without braces: one that fails because a variable is
-undefined is a failed check that says so, not the end of the task. `found` defaults to the
+undefined is a failed check with that reason, not the end of the task. `found` defaults to the
 variable `name`. With `secret: true` the value is never shown, only its length. A check whose `when` is false is
 dropped, or, where `otherwise` gives the reason, recorded as `n/a`, which never fails.
 
@@ -37,6 +37,9 @@ In place of `subject` and `checks`, `rows` are checks that a module has judged o
 `control`, `found`, `expected` and `verdict`. Nothing of them is evaluated.
 
 A check with `after: [redis_password]` is left out when one of that name, earlier in the list, has failed.
+
+With `inputs: redis`, the list begins with a check of each input whose type or choices in that role's argument spec
+decide it: true or false, or one of a few words.
 
 `write` names files on the controller, one or several or none: JSON where the name ends in .json, JUnit XML in .xml.
 They are written whole or not at all, also when checks failed.
@@ -56,6 +59,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import is_trusted_as_template, trust_as_template
@@ -65,6 +69,8 @@ ANSWER_WIDTH = 60
 COLUMNS = ("VERDICT", "CONTROL", "HOST", "SUBJECT", "CHECK", "FOUND", "EXPECTED")
 # What XML 1.0 has no way to say, not even escaped.
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 Results = dict[str, list[dict[str, Any]]]
 # A value and no error, or None and why there is no value.
@@ -136,6 +142,31 @@ def table(results: Results) -> list[str]:
         ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def choice(word: str) -> str:
+    """Return a choice of an input as an error names it; in quotes where YAML would read another value."""
+    if not word:
+        return "an empty text"
+    read = yaml.safe_load(word)
+    return word if read == word else f"'{word}', in quotes, as YAML reads {word} as {str(read).lower()}"
+
+
+def input_checks(options: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a check for each input that its argument spec decides: booleans, and those with choices."""
+    checks = []
+    for name, option in options.items():
+        if option["type"] == "bool":
+            that, expected = f"{name} is quantdesk.redis.true_or_false", "true or false"
+        elif "choices" in option:
+            # The empty one last, as what is left.
+            words = sorted(option["choices"], key=lambda word: word == "")
+            names = [choice(word) for word in words]
+            that, expected = f"{name} in {words}", " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        else:
+            continue
+        checks.append({"name": trust_as_template(name), "that": trust_as_template(that), "expected": expected})
+    return checks
 
 
 def as_json(report: str, time: str, results: Results) -> str:
@@ -211,7 +242,7 @@ def destinations(value: Any) -> list[Path]:
 
 
 def write(path: Path, text: str) -> None:
-    """Put a text in place of a file in one step, so that nobody ever reads half of it."""
+    """Put a text in place of a file in one step, so that no program ever reads half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -223,11 +254,11 @@ def write(path: Path, text: str) -> None:
 
 
 class ActionModule(ActionBase):
-    """Runs on the controller alone: no host is asked, so a check costs no round trip."""
+    """Runs on the controller alone: no host is queried, so a check costs no round trip."""
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("subject", "checks", "rows", "report", "success", "failure", "table", "write"))
+    _VALID_ARGS = frozenset(("subject", "inputs", "checks", "rows", "report", "success", "failure", "table", "write"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Collect or report; raises AnsibleActionFail with every problem in one message."""
@@ -236,6 +267,12 @@ class ActionModule(ActionBase):
         if "report" in self._task.args:
             return self._report(task_vars)
         return self._collect(task_vars)
+
+    def _options(self, role: str) -> dict[str, dict[str, Any]]:
+        """Return the inputs of a role of this collection, from its argument spec."""
+        spec = self._loader.load_from_file(str(ROLES / role / "meta/argument_specs.yml"))
+        options: dict[str, dict[str, Any]] = spec["argument_specs"]["main"]["options"]
+        return options
 
     def _evaluate(self, expression: str) -> Answer:
         """Return a value and no error, or None and why there is no value."""
@@ -306,7 +343,8 @@ class ActionModule(ActionBase):
     def _collect(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         if "rows" in self._task.args:
             return self._keep(task_vars, list(self._task.args["rows"]))
-        subject, items = self._task.args["subject"], list(self._task.args["checks"])
+        subject, role = self._task.args["subject"], self._task.args.get("inputs")
+        items = [*(input_checks(self._options(role)) if role else []), *self._task.args["checks"]]
         known = self._answers(items)
         fresh: list[dict[str, Any]] = []
         failed: set[str] = set()

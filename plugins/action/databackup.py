@@ -6,11 +6,11 @@
       arguments: [--as-of, 2026-01-31T14:00:00Z]
 
 Returns `result`, what `databackup --json` printed; `rc`; and `began` and `ended` in seconds of the epoch, by the
-controller's clock. In check mode a restore is a dry run, a repair only tells what it would do, a diagnosis is made, and
+controller's clock. In check mode a restore is a dry run, a repair only reports its steps, a diagnosis is made, and
 nothing else is run.
 
 The run is a unit of systemd's on the host: a controller that goes away does not end it in the middle, and a second play
-finds it and says so. It is confined like the units that the role installs.
+finds it and reports it. It is confined like the units that the role installs.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class ActionModule(ActionBase):
             if looked is None:
                 if time.monotonic() - heard > PATIENCE:
                     raise AnsibleActionFail(
-                        f"the host does not answer any more. The run goes on there by itself: tail -f "
+                        f"the host does not answer any more. The run continues there by itself: tail -f "
                         f"/run/databackup/{unit}.err"
                     )
                 time.sleep(1)

@@ -118,7 +118,7 @@ class ActionModule(ActionBase):
         return {**result, **installed, "missing": seen["missing"]}
 
     def _ready(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Return what the host says when no lock is held and each missing package can be installed."""
+        """Return the host's state when no lock is held and each missing package can be installed."""
         began = time.monotonic()
         word = began - WORD
         told = ""
@@ -169,7 +169,7 @@ class ActionModule(ActionBase):
             seen: dict[str, Any] = json.loads(lines[-1])
         except (ValueError, IndexError):
             said = " ".join([*lines, *str(answer.get("stderr", "")).splitlines()])[-300:]
-            raise AnsibleActionFail(f"packages: the host cannot tell what is installed: {said}") from None
+            raise AnsibleActionFail(f"packages: the host cannot report the installed packages: {said}") from None
         if "problem" in seen:
             raise AnsibleActionFail(
                 f"packages: found {seen['problem']}; expected a host with apt and dpkg, and root's rights on it"

@@ -12,7 +12,7 @@
       write: [output/rebuild.json, output/rebuild.html, output/rebuild.txt]
 
 The other options: `title`; `expect_data: false` where nothing is to be restored; `fail: false` to go on after a rebuild
-that is not as it should be. It runs on the controller alone and asks no host.
+that is not as it should be. It runs on the controller alone and queries no host.
 
 It prints the report as text, writes the files, whole or not at all, with folders that are missing, and only then fails:
 when a limit was not kept, when other data were found than expected, or when no data were restored. Limits are held

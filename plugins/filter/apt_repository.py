@@ -68,7 +68,7 @@ def packets(data: bytes) -> Iterator[tuple[int, bytes]]:
             length = int.from_bytes(data[at : at + size], "big")
         at += size
         if at + length > len(data):
-            raise ValueError("a key that is cut off")
+            raise ValueError("a truncated key")
         yield kind, data[at : at + length]
         at += length
 

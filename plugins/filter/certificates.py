@@ -51,7 +51,7 @@ def public(key: Any) -> bytes:
 
 
 def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Tell whether a certificate is signed by the key of another one."""
+    """Return whether a certificate is signed by the key of another one."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -114,7 +114,7 @@ def authority(folder: str, passphrase: str | None = "") -> dict[str, str]:
 
 
 def recorded(folder: str, host: str, own: bool) -> bool:
-    """Tell whether this authority is known to be the one that a host trusts, from an earlier run of this controller.
+    """Return whether this authority is known to be the one that a host trusts, from an earlier run of this controller.
 
     It has issued the certificate of the host (`own`), or has noted the authority that it gave to a client.
     """
@@ -145,7 +145,7 @@ def noted(folder: str, host: str) -> list[str]:
 def renamed(folder: str, host: str, held: str, hosts: Iterable[str]) -> dict[str, Any]:
     """Return what a host was before it was renamed, as `name`, and what its certificate is still to be for, as `names`.
 
-    `held` is what sha256sum says of the certificate and the key on the host. They were issued to another name if this
+    `held` has the digests of the certificate and the key on the host. They were issued to another name if this
     controller has the same two: any host can show another one's certificate, and only that one has the key. One of
     `hosts`, which are those of the inventory, is none: this host would be a copy of it.
     """
@@ -164,9 +164,9 @@ def renamed(folder: str, host: str, held: str, hosts: Iterable[str]) -> dict[str
 
 
 def fits(folder: str, host: str) -> bool:
-    """Tell whether what was issued to a host is of this authority, and its key belongs to it.
+    """Return whether what was issued to a host is of this authority, and its key belongs to it.
 
-    It does not where a run was cut off between both, or the authority took another one's place.
+    It does not where a run was interrupted between both, or the authority took another one's place.
     """
     place = Path(str(folder)).expanduser()
     try:
@@ -199,7 +199,7 @@ def trusted(text: str) -> str:
 
 
 def foreign(text: str, own: str) -> bool:
-    """Tell whether a host trusts another authority than `own`, and not one that came in its place.
+    """Return whether a host trusts another authority than `own`, and not one that came in its place.
 
     One that is younger than `own` was made by a controller that did not have the folder: the host is put right.
     """
@@ -241,7 +241,7 @@ def chain_fault(ca: str, cert: str) -> str:
     while not any(at == root or (signed_by(at, root) and not validity(root)) for root in roots):
         above = next((one for one in left if signed_by(at, one)), None)
         if above is None:
-            return f"cert ({title(leaf)}) is not signed by ca ({title(roots[0])}), nor by what stands in cert behind it"
+            return f"cert ({title(leaf)}) is not signed by ca ({title(roots[0])}), nor by another certificate in cert"
         left.remove(above)
         at = above
     return ""

@@ -45,7 +45,7 @@ def redis_url(endpoint: Endpoint) -> str:
 
 
 def redis_environment(endpoints: Mapping[str, Endpoint]) -> dict[str, str]:
-    """Return what the application's environment says of the endpoints; state is named where it is another server."""
+    """Return the endpoints as variables of the application's environment; state is named where it is another server."""
     urls = {name: redis_url(endpoints[name]) for name in ("cache", "state") if name in endpoints}
     found = {"REDIS_URL": urls["cache"]} if "cache" in urls else {}
     if urls.get("state", urls.get("cache")) != urls.get("cache"):

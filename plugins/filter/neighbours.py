@@ -137,7 +137,7 @@ def foreign_cluster(cluster: Mapping[str, Any]) -> str:
         return ""
     where = f"cluster {cluster['version']}/{cluster['name']}"
     if not cluster["known"]:
-        return f"{where}, which does not run or lets postgres not in, so that nobody knows what is in it"
+        return f"{where}, which does not run or refuses postgres, so that its content is unknown"
     databases = [name for name in cluster["databases"] if name != "postgres"]
     roles = [name for name in cluster["roles"] if name != "postgres"]
     parts = [
@@ -290,7 +290,7 @@ def endpoints(environment: Mapping[str, Any]) -> list[tuple[str, str, int]]:
 
 
 def _lets(rules: Iterable[Mapping[str, Any]], port: int, protocol: str, address: str = "") -> bool:
-    """Tell whether rules let somebody connect to a port, of an address or, without one, of some."""
+    """Return whether rules let somebody connect to a port, of an address or, without one, of some."""
     for rule in rules:
         if port in map(int, rule["ports"]) and rule.get("protocol", "tcp") == protocol and rule["to"]:
             networks = [ipaddress.ip_network(str(to)) for to in rule["to"]]
@@ -319,7 +319,7 @@ def shut_off(
             # Which addresses a name has is known on the host alone.
             if _lets(rules, port, "tcp") and not resolves:
                 named = ", ".join(servers) or "the name servers"
-                found.append(f"{name}: {host}:{port}, whose address is asked for at port 53 of {named}, udp and tcp")
+                found.append(f"{name}: {host}:{port}, whose address is resolved at port 53 of {named}, udp and tcp")
                 continue
             address = ""
         if not _lets(rules, port, "tcp", address):
@@ -328,7 +328,7 @@ def shut_off(
 
 
 def plaintext_needed(survey: Survey, balancers: Iterable[Survey], environment: str) -> bool:
-    """Tell whether a balancer reaches this host's application in plaintext, as far as the preflight has asked.
+    """Return whether a balancer reaches this host's application in plaintext, as far as the preflight has asked.
 
     One that this run leaves out is taken to be as this host is: changed over where the application takes TLS alone.
     """

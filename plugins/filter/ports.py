@@ -11,7 +11,7 @@ EVERYWHERE = ("0.0.0.0", "::", "*")
 
 
 def overlap(one: str, others: Iterable[str]) -> bool:
-    """Tell whether a socket on an address keeps another one from the same port of others."""
+    """Return whether a socket on an address keeps another one from the same port of others."""
     return one in EVERYWHERE or any(other in (*EVERYWHERE, one) for other in others)
 
 

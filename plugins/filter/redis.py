@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 from ansible.errors import AnsibleFilterError
-from ansible_collections.quantdesk.redis.plugins.module_utils.redis_built_in import BY_NAME
+from ansible.template import trust_as_template
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_built_in import BUILT_IN, BY_NAME
 
 SPEC = Path(__file__).resolve().parents[2] / "roles/redis/meta/argument_specs.yml"
 # Inputs that all instances of a host share.
@@ -99,8 +100,24 @@ def port_clashes(ports: Iterable[Any], taken: Mapping[str, str]) -> list[str]:
 
 
 def confined(rules: str, name: str) -> bool:
-    """Tell whether a built-in user's rules keep it to what its record says, whatever else the inventory gives it."""
+    """Return whether a built-in user's rules keep it to what its record says, whatever else the inventory gives it."""
     return BY_NAME[name].confined(str(rules))
+
+
+def password_checks(expected: str) -> list[dict[str, Any]]:
+    """Return a check for the password of each built-in user, for the action `checks`; an optional one may be empty."""
+    checks = []
+    for user in BUILT_IN:
+        valid = f"{user.password} is quantdesk.redis.password(redis_password_min_length)"
+        checks.append(
+            {
+                "name": trust_as_template(user.password),
+                "secret": True,
+                "that": trust_as_template(valid if user.required else f"{user.password} == '' or {valid}"),
+                "expected": expected if user.required else f"an empty text for no such user, or {expected}",
+            }
+        )
+    return checks
 
 
 def file_checksum(path: str) -> str:
@@ -126,4 +143,5 @@ class FilterModule:
             "redis_port_clashes": port_clashes,
             "redis_file_checksum": file_checksum,
             "redis_confined": confined,
+            "redis_password_checks": password_checks,
         }

@@ -73,7 +73,7 @@ def build(sources: Path = SOURCES) -> bytes:
 
 
 def version(program: bytes, sources: Path = SOURCES) -> str:
-    """Return what a program says of its version."""
+    """Return the version that a program prints."""
     text = (sources / "databackup/__init__.py").read_text(encoding="utf-8")
     declared = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
     assert declared is not None

@@ -1,4 +1,4 @@
-"""Lookup: the users that the role redis makes, with what the inventory says of them. See DOCUMENTATION."""
+"""Lookup: the users that the role redis makes, with the inventory's values. See DOCUMENTATION."""
 
 from __future__ import annotations
 

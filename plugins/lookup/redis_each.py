@@ -6,8 +6,8 @@ DOCUMENTATION = r"""
 name: redis_each
 short_description: A variable of the role redis, for each instance of the host
 description:
-  - Returns the value that a variable has for each item of C(redis_instances). What the item says of an input, named
-    there without C(redis_), comes before what the inventory says of it for the host, and before the role's default.
+  - Returns the value that a variable has for each item of C(redis_instances). The item's value of an input, named
+    there without C(redis_), comes before the inventory's value for the host, and before the role's default.
   - So one task can be about all instances of a host, where the role would be included once for each.
 options:
   _terms: {description: The variable., required: true}

@@ -7,7 +7,7 @@ name: redis_instance
 short_description: An input of the role redis for one instance
 description:
   - Returns what the mapping in the variable C(redis_instance) says of an input, named there without C(redis_); else
-    what the inventory says of the input for the host; else the role's default.
+    the inventory's value of the input for the host; else the role's default.
   - With it a variable may have the name of the input that it stands for, where Jinja alone would see a loop.
 options:
   _terms: {description: "The input, by its whole name, such as redis_maxmemory.", required: true}

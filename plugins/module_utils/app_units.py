@@ -40,7 +40,7 @@ def systemctl(*words: str, timeout: float | None = None) -> subprocess.Completed
 
 
 def show(unit: str) -> dict[str, str]:
-    """Return what systemd says of a unit; of one that it does not know, too."""
+    """Return systemd's report on a unit; of one that it does not know, too."""
     shown = systemctl("show", unit, "--property", PROPERTIES).stdout
     return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 

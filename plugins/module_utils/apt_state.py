@@ -222,7 +222,7 @@ def look(names: list[str], state: str, valid: float, may_update: bool) -> dict[s
 
 
 def older(one: str, other: str) -> bool:
-    """Tell whether a version is older than another one, in dpkg's order."""
+    """Return whether a version is older than another one, in dpkg's order."""
     return run("dpkg", "--compare-versions", one, "lt", other)[0] == 0
 
 
@@ -232,7 +232,7 @@ def upstream(version: str) -> str:
 
 
 def of_line(version: str, line: str) -> bool:
-    """Tell whether a version is one of a line: 6:7.2.11-1 is one of 7 and of 7.2."""
+    """Return whether a version is one of a line: 6:7.2.11-1 is one of 7 and of 7.2."""
     return upstream(version).startswith(f"{line}.")
 
 
@@ -300,7 +300,7 @@ def security_archives(known: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
 
 
 def archive_problems(archives: dict[str, dict[str, Any]], components: set[str], days: float) -> list[str]:
-    """Return why nobody can tell whether the security archive has something newer."""
+    """Return why it is not known whether the security archive has something newer."""
     if not archives:
         return ["there is no security archive among apt's sources"]
     suited = [one for one in archives.values() if not components or one["component"] in components]
@@ -326,7 +326,7 @@ def known_bad(version: str, table: Iterable[dict[str, str]], of: str) -> list[st
 
 
 def has_source(text: str, uri: str, suite: str) -> bool:
-    """Tell whether a file of apt's sources names a source, with whatever key."""
+    """Return whether a file of apt's sources names a source, with whatever key."""
     plain = re.sub(r"(?m)^\s*#.*", "", text)
     places = {found.rstrip("/") for found in re.findall(r"\b[a-z+]+:/\S+", plain)}
     return uri.rstrip("/") in places and suite in plain.split()
@@ -414,13 +414,13 @@ class Offers:
         }
 
     def suffices(self) -> bool:
-        """Tell whether the host's own sources, pins and lists tell what there is to know."""
+        """Return whether the host's own sources, pins and lists tell what there is to know."""
         if any(self.texts[name] != text for name, text in self.wanted.items()) or self.stale():
             return False
         return not self.repository or bool(self.of_repository(version_table(self.server)))
 
     def stale(self) -> bool:
-        """Tell whether lists are missing, or those of the security archive are too old."""
+        """Return whether lists are missing, or those of the security archive are too old."""
         if not version_table(self.server, self.options):
             return True
         dates = [one["date"] or 0 for one in security_archives(releases(self.options)).values()]
@@ -484,7 +484,7 @@ class Offers:
     def only_seven(self) -> str:
         """Return the pins that go with the distribution's own package."""
         why = (
-            "Redis 8 is not taken without a word, not even by an upgrade of the whole host: a Redis 7 does not read "
+            "Redis 8 is not installed unasked, not even by an upgrade of the whole host: a Redis 7 does not read "
             "what it has written."
         )
         return self.header + pinned(self.PINNED, r"version /^([0-9]+:)?([89]|[1-9][0-9]+)\./", -1, why)
@@ -506,7 +506,7 @@ class Offers:
             newer = [fix for fix in fixes if of_line(fix, "7") and older(version, fix)][:1]
             reasons = [f"the security archive has {fix}" for fix in newer]
             reasons += known_bad(version, self.bad, self.distribution)
-            # Without the archive nobody can tell whose a version is.
+            # Without the archive it is not known whose a version is.
             if not archive and not sevens:
                 reasons.append("the distribution has no Redis 7, and publishes no fixes for one")
             elif not archive and older(sevens[0], version):
@@ -581,7 +581,7 @@ class Offers:
             self.refuse(
                 "redis_repository.version",
                 f"{target}, where {self.installed} is installed",
-                "that one or a newer one, as an older Redis may not read what it has written",
+                "that one or a newer one, as an older Redis may not read its files",
             )
         files = dict(self.wanted)
         if release and target:
@@ -636,7 +636,7 @@ class Offers:
         )
 
     def try_out(self, version: str, pins: str) -> None:
-        """Ask apt whether it could install a version, with all that it needs, from where it may take it."""
+        """Check with apt whether it could install a version, with all that it needs, from where it may take it."""
         if not self.options:
             self.prepare()
         self.pin(pins)

@@ -1,7 +1,7 @@
 """What an audit returns: a row for each check of a host, judged where the answers are.
 
 A check is a function with a name, and a number in docs/controls.md where it has one. It returns a verdict from what was
-seen. One that cannot be judged is a failed row that says why, not the end of the audit.
+seen. One that cannot be judged is a failed row with the reason, not the end of the audit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Seen = TypeVar("Seen")
 
 
 class Unknown(Exception):
-    """What a check is about was not told; the message says why."""
+    """The subject of a check is not known; the message has the reason."""
 
 
 @dataclass(frozen=True)

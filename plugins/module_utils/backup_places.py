@@ -69,7 +69,7 @@ def shown(path: str) -> str:
 
 
 def is_plain_folder(path: str) -> bool:
-    """Tell whether this is a folder, and no link to one."""
+    """Return whether this is a folder, and no link to one."""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except FileNotFoundError:

@@ -86,7 +86,7 @@ def resolvers(path: str = "/etc/resolv.conf") -> list[str]:
 
 
 def in_plaintext(admin: str) -> bool:
-    """Tell whether the HAProxy that runs reaches its servers in plaintext, as it says; none does where none runs."""
+    """Return whether the HAProxy that runs reaches its servers in plaintext, as it says; none does where none runs."""
     said = b""
     try:
         with socket.socket(socket.AF_UNIX) as client:
@@ -107,7 +107,7 @@ def in_plaintext(admin: str) -> bool:
 
 
 def haproxy(marker: str, path: str = "/etc/haproxy/haproxy.cfg") -> Json:
-    """Tell whose HAProxy's configuration is: nobody's (missing), the package's, this bundle's (ours), or foreign."""
+    """Return whose HAProxy's configuration is: nobody's (missing), the package's, this bundle's (ours), or foreign."""
     text = text_of(path)
     if not os.path.exists(path):
         return {"file": path, "origin": "missing", "sections": []}
@@ -115,7 +115,7 @@ def haproxy(marker: str, path: str = "/etc/haproxy/haproxy.cfg") -> Json:
         servers = re.findall(r"^ +server .*$", text, re.MULTILINE)
         tls = all(" ssl verify required " in f"{server} " for server in servers)
         admin = re.search(r"^ +stats socket (/\S+)", text, re.MULTILINE)
-        # A run that was cut off may have written a file that the process has not taken over.
+        # A run that was interrupted may have written a file that the process has not taken over.
         tls = tls and not (admin and in_plaintext(admin[1]))
         return {"file": path, "origin": "ours", "sections": [], "backends": "TLS" if tls else "plaintext"}
     packaged = re.search(

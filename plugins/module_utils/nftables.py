@@ -21,7 +21,7 @@ USER = re.compile(r'\bskuid "([^"]+)"')
 
 
 class Refused(Exception):
-    """Rules that the kernel does not take, and what nft says of them."""
+    """Rules that the kernel refuses, and nft's message about them."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ def unknown_users(rules: str) -> list[str]:
 
 
 def exists(user: str) -> bool:
-    """Tell whether this host has a user."""
+    """Return whether this host has a user."""
     try:
         pwd.getpwnam(user)
     except KeyError:
@@ -152,7 +152,7 @@ def confined(there: Listing) -> dict[str, int]:
 
 
 def answer(table: str, there: Listing) -> dict[str, Any]:
-    """Return what verify.yml asks of a live table."""
+    """Return the facts about a live table that verify.yml checks."""
     return {
         "policies": {chain: there.policy(chain) for chain in ("input", "forward")},
         "confined": confined(there),

@@ -36,7 +36,7 @@ CLONE_NEWNET = 0x40000000
 
 @dataclass
 class Process:
-    """What the kernel says of a process."""
+    """The kernel's report on a process."""
 
     pid: int
     name: str = ""
@@ -258,7 +258,7 @@ def all_listeners(known: Mapping[int, set[str]]) -> list[dict[str, Any]]:
 
 
 def show_units(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return what systemd says of units, by name; empty where there is no systemd."""
+    """Return systemd's report on units, by name; empty where there is no systemd."""
     wanted = sorted(set(names) - {""})
     if not wanted:
         return {}

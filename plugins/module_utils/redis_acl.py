@@ -20,7 +20,7 @@ FLAGS = {"on", "off", "nopass", "sanitize-payload", "skip-sanitize-payload"}
 
 
 class AclError(ValueError):
-    """A line or a rule that cannot be in an ACL file of ours; the message says which."""
+    """A line or a rule that cannot be in an ACL file of ours; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class User:
         ]
 
     def may_change_users(self) -> bool:
-        """Tell whether the user can log in and may run ACL SETUSER, ACL DELUSER and ACL LIST."""
+        """Return whether the user can log in and may run ACL SETUSER, ACL DELUSER and ACL LIST."""
         for subcommand in ("setuser", "deluser", "list"):
             rules = [rule for rule in self.commands if rule[1:] in ACL_RULES | {f"acl|{subcommand}"}]
             if not rules or rules[-1].startswith("-"):

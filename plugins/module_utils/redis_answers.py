@@ -1,4 +1,4 @@
-"""Ask a Redis server that somebody else has set up what it is: by any way in, with any login that it takes."""
+"""Query a Redis server that was set up by hand: by any way in, with any login that it takes."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _sections(reply: Reply) -> tuple[dict[str, str], list[str]]:
 
 
 def ask(one: Process, way: Way, config: Configuration, logins: list[dict[str, Any]]) -> Answers:
-    """Return what a server says to the login that may most, trying none first; raises OSError or ProtocolError."""
+    """Return a server's description for the login that may most, trying none first; raises OSError or ProtocolError."""
     renamed = config.renamed()
     questions = {}
     for question in QUESTIONS:
@@ -199,7 +199,7 @@ def _sort_out(replies: Mapping[str, Reply], answers: Answers) -> None:
 
 
 def reach(one: Process, found_ways: list[Way], config: Configuration, logins: list[dict[str, Any]]) -> Answers:
-    """Return what a server says, over the first way that leads to it."""
+    """Return a server's description, over the first way that leads to it."""
     problems = list[str]()
     refused: Answers | None = None
     for way in found_ways:

@@ -1,4 +1,4 @@
-"""The users that the role redis makes: what each is for, its rules, and what verify.yml asks of it.
+"""The users that the role redis makes: what each is for, its rules, and the checks of verify.yml on it.
 
 A user stands here once. The role's ACL, the rows of verify.yml, the table in docs/controls.md and the test of the
 mutations are made from these records. What the inventory decides stays there: a rule names its inputs.
@@ -50,6 +50,8 @@ class BuiltIn:
     compared: int | None = None
     # Whether it can be switched off by an input of its own, redis_NAME_user.
     switch: bool = False
+    # Whether it always exists; the password of any other user may be empty.
+    required: bool = False
 
     @property
     def password(self) -> str:
@@ -80,7 +82,7 @@ class BuiltIn:
         return words
 
     def confined(self, rules: str) -> bool:
-        """Tell whether rules are confined as the record says, so that its rights can be asked for."""
+        """Return whether rules are confined as the record says, so that its rights can be asked for."""
         words = set(rules.split())
         return self.confined_by <= words and not self.unconfined_by & words
 
@@ -88,14 +90,15 @@ class BuiltIn:
 BUILT_IN = (
     BuiltIn(
         "default",
-        "what a client without a user name gets",
+        "clients without a user name",
         "{redis_default_rules}",
+        required=True,
         switch=True,
         confined_by=frozenset({"+@all", "-@scripting", "-scan", "-randomkey", "-pubsub", "-client|tracking"}),
         unconfined_by=frozenset({"~*", "&*"}),
         rights=(
             Right(
-                "what default may",
+                "rights of default",
                 "its environment, without scripts",
                 control=57,
                 may=(f"GET {KEY}", "INFO"),
@@ -116,7 +119,7 @@ BUILT_IN = (
             ),
         ),
     ),
-    BuiltIn("admin", "Ansible and the command redis-admin", "~* &* +@all"),
+    BuiltIn("admin", "Ansible and the command redis-admin", "~* &* +@all", required=True),
     BuiltIn(
         "app",
         "the application",
@@ -165,7 +168,7 @@ BUILT_IN = (
         "+ping +info +client|setname +latency|latest +latency|histogram +slowlog|len",
         rights=(
             Right(
-                "what exporter may",
+                "rights of exporter",
                 "figures, no data",
                 control=23,
                 may=("INFO",),
@@ -173,14 +176,14 @@ BUILT_IN = (
             ),
         ),
     ),
-    # A snapshot comes over the replication protocol: to the one who asks, not into a file beside the data.
+    # A snapshot comes over the replication protocol: to the client, not into a file beside the data.
     BuiltIn(
         "backup",
         "snapshots, over the replication protocol",
         "+ping +info +psync +replconf",
         rights=(
             Right(
-                "what backup may",
+                "rights of backup",
                 "snapshots, no data",
                 may=("PSYNC ? -1",),
                 may_not=(f"GET {KEY}", "CONFIG GET requirepass"),

@@ -41,7 +41,7 @@ def ping(seen: Seen) -> Verdict:
 
 
 def over_tls(seen: Seen) -> str:
-    """Return what the name of a row says of the way in."""
+    """Return the part of a row's name about the way in."""
     return ", over TLS" if seen.wanted.tls else ""
 
 
@@ -85,7 +85,7 @@ def packages(seen: Seen) -> dict[str, Any]:
 
 
 def accepted(seen: Seen) -> str:
-    """Return what the name of a row says of a version that was accepted."""
+    """Return the part of a row's name about a version that was accepted."""
     return " (redis_version_accepted)" if seen.host.version_accepted else ""
 
 
@@ -126,9 +126,9 @@ def plaintext(seen: Seen) -> Verdict:
 
 def plaintext_on_6379(seen: Seen) -> Verdict:
     if 6379 in (seen.wanted.port, seen.wanted.tls_port):
-        return not_applicable("6379 is a declared port", "nobody listens")
+        return not_applicable("6379 is a declared port", "no listener")
     answer = seen.answer("plaintext port")
-    return holds(not answer.connected, answer.first(), "nobody listens")
+    return holds(not answer.connected, answer.first(), "no listener")
 
 
 def handshake(seen: Seen, name: str) -> Verdict:
@@ -248,7 +248,7 @@ def acl_log(seen: Seen) -> Verdict:
     entries = seen.answer("log").replies
     words = set(flat(entries))
     logged = {"config|get", "app"} <= words
-    return holds(logged, "the refused CONFIG GET of app" if logged else "nothing of app", expected)
+    return holds(logged, "the refused CONFIG GET of app" if logged else "no entry of app", expected)
 
 
 def flat(value: Any) -> list[str]:
@@ -401,7 +401,7 @@ def sentinel(seen: Seen) -> Verdict:
     """Return the verdict on what is asked of Sentinel."""
     if seen.host.topology != "sentinel":
         return not_applicable(NO_SENTINEL)
-    return Verdict(plain("nothing (Sentinel is not asked yet)"), "", FAILED)
+    return Verdict(plain("nothing (Sentinel is not queried yet)"), "", FAILED)
 
 
 def output(seen: Seen) -> Verdict:
@@ -443,7 +443,7 @@ CHECKS: list[Check[Seen]] = [
     Check("CONFIG GET as app", 18, config_as_app),
     # The application's first, as the control before is about it, too.
     *(rights(user, right) for user in sorted(BUILT_IN, key=lambda user: user.name != "app") for right in user.rights),
-    Check(f"what {' and '.join(COMPARED)} may", BY_NAME["replica"].compared, compared_users),
+    Check(f"rights of {' and '.join(COMPARED)}", BY_NAME["replica"].compared, compared_users),
     Check("ACL LOG", 40, acl_log),
     # Its settings.
     Check("directives, compared with the inventory", None, directives),
@@ -466,7 +466,7 @@ CHECKS: list[Check[Seen]] = [
     Check("confinement of the process", 32, confinement),
     Check("files that others may read", 33, readable),
     Check("configuration that another user of the host can read", 41, foreign),
-    Check("what users of other instances reach of its configuration, data and log", 55, reached),
+    Check("access of other instances' users to its configuration, data and log", 55, reached),
     Check("owner and mode of its folders", 56, folders),
     Check("redis.conf and users.acl, which root reads and writes", 58, plain_files),
     Check("passwords in the ACL file", 25, passwords),

@@ -217,7 +217,7 @@ def default(name: str) -> Lines | None:
 
 
 def same(name: str, present: Lines | None, wanted: Lines | None) -> bool:
-    """Tell whether two values mean the same to Redis; no lines, or None, stand for the default.
+    """Return whether two values mean the same to Redis; no lines, or None, stand for the default.
 
     Of client-output-buffer-limit only those classes count that are wanted.
     """

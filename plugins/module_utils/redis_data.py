@@ -24,7 +24,7 @@ FILES = 500
 
 
 def is_ours(unit_file: str) -> bool:
-    """Tell whether a unit file is one that the role redis has written."""
+    """Return whether a unit file is one that the role redis has written."""
     return bool(OUR_UNIT.fullmatch(unit_file)) and OURS in read(unit_file)
 
 
@@ -75,7 +75,7 @@ def _listed(folder: str) -> list[str]:
 
 
 def _our_folder(folder: str) -> bool:
-    """Tell whether a data folder is that of an instance which the role redis has set up."""
+    """Return whether a data folder is that of an instance which the role redis has set up."""
     match = re.fullmatch(r"/var/lib/redis(?:-(.+))?", folder)
     name = f"@{match[1]}" if match and match[1] else ""
     return bool(match) and is_ours(f"/etc/systemd/system/redis-server{name}.service")
@@ -140,7 +140,7 @@ def head(path: str) -> tuple[int, str, bool]:
 
 
 def _notes(begin: bytes, at: int) -> tuple[dict[str, str], int]:
-    """Return what a snapshot says of itself at its beginning, and the place behind that.
+    """Return the facts about a snapshot at its beginning, and the place behind them.
 
     Pairs of texts, each with its length before it, or a number in one of three sizes.
     """

@@ -73,7 +73,7 @@ def rehearse(client: Client, wanted: Users) -> Users:
 
     Redis rewrites command rules (`-@dangerous` becomes a list of commands), so that only the server can tell whether
     two mean the same. It is asked with stand-ins that are switched off and have no password: nobody can be one. They
-    come and go in one transaction, so that nobody sees them, and a run that is cut off leaves none.
+    come and go in one transaction, so that no client sees them, and a run that is interrupted leaves none.
     """
     prefix = "stand-in-for-"
     bodies = {
@@ -89,7 +89,7 @@ def rehearse(client: Client, wanted: Users) -> Users:
     assert isinstance(replies, list)
     for name, reply in zip(wanted, replies, strict=False):
         if isinstance(reply, ErrorReply):
-            raise AclError(f"user {name}: Redis says: {str(reply).replace(prefix, '')}")
+            raise AclError(f"user {name}: Redis reports: {str(reply).replace(prefix, '')}")
     seen = users_of(replies[-2])
     return {
         name: replace(seen[f"{prefix}{name}"], name=name, enabled=user.enabled, hashes=user.hashes)

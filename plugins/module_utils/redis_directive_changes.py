@@ -49,7 +49,7 @@ NEEDS_RESTART = re.compile(r"related to argument '([^']+)'\) - (can't set (?:imm
 
 
 class Broken(Exception):
-    """The connection ended while the server was being changed; the message says what is known."""
+    """The connection ended while the server was being changed; the message reports what is known."""
 
 
 def sort_out(params: Mapping[str, Any], hide: Callable[[Iterable[str]], object]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Run(Comparison):
             raise ConfError(f"{self.path} cannot be written: {error.strerror}") from error
         try:
             if read(self.path, "") != self.before:
-                raise ConfError(f"{self.path} was changed by somebody else at the same moment: run this again")
+                raise ConfError(f"{self.path} was changed by another program at the same moment: run this again")
             refused = self.set()
             if self.values.get("appendonly") == "yes":
                 self.wait_for_log(refused)
@@ -166,7 +166,7 @@ class Run(Comparison):
             if "aof_rewrite_in_progress:0" in info and "aof_rewrite_scheduled:0" in info:
                 if "aof_last_bgrewrite_status:ok" in info:
                     return
-                problem = "Redis could not write it; its log says why"
+                problem = "Redis could not write it; see its log"
                 break
             if time.monotonic() > deadline:
                 problem = f"it is not written after {self.params['loading_timeout']:g} s"

@@ -77,7 +77,7 @@ def check_includes(text: str, managed: set[str], tolerate: bool) -> None:
         clash = sorted(name for name in names & managed - STARTUP if name in adding or name not in later)
         if clash:
             raise ConfError(
-                f"include {pattern} sets {', '.join(clash)}, which would override what is declared: take it out there"
+                f"include {pattern} sets {', '.join(clash)}, which would override the declared value: remove it there"
             )
 
 
@@ -117,7 +117,7 @@ class Comparison:
         pretend: bool = True,
         reload_tls: bool = True,
     ) -> None:
-        """Ask the server, where there is one, and read the file; raises ConfError, ErrorReply and OSError.
+        """Query the server, where there is one, and read the file; raises ConfError, ErrorReply and OSError.
 
         `local` is whether the server counts this host as itself. The files that it includes are read as `owner`. With
         `pretend`, nothing will be changed, and what a task before this one would have made may be missing. `header` is
@@ -159,7 +159,7 @@ class Comparison:
             raise
 
     def other_certificate(self) -> bool:
-        """Tell whether the server shows another certificate than its file holds; raises OSError."""
+        """Return whether the server shows another certificate than its file holds; raises OSError."""
         shown = self.client.peer_certificate() if self.client and self.reload_tls else None
         if shown is None:
             return False

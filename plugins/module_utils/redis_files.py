@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-# What `argument_spec` says of a file's owner and mode.
+# `argument_spec` of a file's owner and mode.
 OWNERSHIP: dict[str, Any] = {
     "owner": {"type": "str"},
     "group": {"type": "str"},
@@ -28,7 +28,7 @@ OWNERSHIP: dict[str, Any] = {
 
 
 class NotPlain(OSError):
-    """A name that holds something else than one plain file; its message says what was found and what was expected."""
+    """A name that holds something else than one plain file; its message names what was found and what was expected."""
 
 
 def what_is(found: os.stat_result, name: str, folder: int) -> str:
@@ -216,7 +216,7 @@ def as_user(name: str | None) -> Iterator[None]:
 
 
 def closed(path: str) -> bool:
-    """Tell whether root alone can write a file, and change what its path means."""
+    """Return whether root alone can write a file, and change what its path means."""
     real = os.path.realpath(path)
     for place in (real, *(str(parent) for parent in Path(real).parents)):
         try:

@@ -1,4 +1,4 @@
-"""Find the Redis servers of a host, whoever set them up, and say what each is. Changes nothing.
+"""Find the Redis servers of a host, of any origin, and say what each is. Changes nothing.
 
 The kernel knows which processes there are, what they listen on and where they keep their data; systemd knows their
 units; the server itself and its configuration say the rest.
@@ -73,7 +73,7 @@ def servers(pids: Iterable[int] | None = None) -> list[Process]:
 
 
 def runs(unit: Mapping[str, str], one: Process) -> bool:
-    """Tell whether a unit is what starts a process: cron or sshd may be where somebody has started it by hand."""
+    """Return whether a unit is what starts a process: cron or sshd may be where somebody has started it by hand."""
     main = int(unit.get("MainPID") or 0)
     if main == one.pid or re.search(r"(redis|valkey|keydb)", unit.get("ExecStart", "")):
         return True
@@ -158,7 +158,7 @@ def _user(one: Process) -> str:
 
 
 def trusted(one: Process, unit: str, login: Mapping[str, Any], ports: set[int]) -> bool:
-    """Tell whether a server may be shown a login: anybody can run a program by the name of redis-server."""
+    """Return whether a server may be shown a login: anybody can run a program by the name of redis-server."""
     if login.get("password") is None:
         return False
     if login.get("port"):

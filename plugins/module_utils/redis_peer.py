@@ -2,7 +2,7 @@
 
 A server goes on showing the certificate that it was started with when its files were replaced. A client that verifies
 with the new files cannot log in then, not even to have the server read them. On its own host there is another proof:
-the kernel tells which process holds the other end of a connection, and systemd which process is the unit's.
+the kernel reports which process holds the other end of a connection, and systemd which process is the unit's.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def inodes(text: str, local: Address, remote: Address) -> set[str]:
 
 
 def holds(pid: int, sockets: set[str]) -> bool:
-    """Tell whether a process has one of the sockets; root alone may ask that of another user's process."""
+    """Return whether a process has one of the sockets; root alone may ask that of another user's process."""
     folder = f"/proc/{pid}/fd"
     try:
         names = os.listdir(folder)
@@ -104,7 +104,7 @@ def listening(pid: int, port: int) -> list[str]:
 
 
 def held_by(connection: socket.socket, pid: int) -> bool:
-    """Tell whether a process of this host holds the other end of a TCP connection."""
+    """Return whether a process of this host holds the other end of a TCP connection."""
     return pid > 0 and holds(pid, other_end(connection) - {PENDING})
 
 
@@ -143,7 +143,7 @@ def main_pid(unit: str) -> int:
 
 
 def older_than(pid: int, paths: list[Any]) -> bool:
-    """Tell whether a process started before one of the files was last changed."""
+    """Return whether a process started before one of the files was last changed."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
         boot = next(

@@ -198,7 +198,7 @@ class Seen:
 
     @property
     def unit(self) -> Mapping[str, str]:
-        """What systemd says of the unit."""
+        """Systemd's report on the unit."""
         return self.shared.units.get(self.wanted.unit, {})
 
     @property
@@ -218,7 +218,7 @@ class Seen:
 
     @cached_property
     def confinement(self) -> str:
-        """What the kernel says of the process' privileges."""
+        """The kernel's report on the process' privileges."""
         return confinement(self.pid)
 
     @cached_property
@@ -431,7 +431,7 @@ def name_of(uid: int) -> str:
 
 
 def confinement(pid: int) -> str:
-    """Return what the kernel says of a process' privileges."""
+    """Return the kernel's report on a process' privileges."""
     lines = read_proc(f"/proc/{pid}/status").splitlines() if pid else []
     return " ".join(line.replace("\t", "") for line in lines if re.match("(NoNewPrivs|Seccomp|CapEff):", line))
 

@@ -24,7 +24,7 @@ from ansible_collections.quantdesk.redis.plugins.module_utils.redis_peer import 
 )
 from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, ProtocolError
 
-# What `argument_spec` says of the options that the modules share.
+# `argument_spec` of the options that the modules share.
 SERVER_OPTIONS: dict[str, Any] = {
     "server": {
         "type": "dict",
@@ -58,7 +58,7 @@ SERVER_OPTIONS: dict[str, Any] = {
 
 
 class Refused(Exception):
-    """The server is there and cannot be used; the message says why and what to do."""
+    """The server is there and cannot be used; the message has the reason and what to do."""
 
 
 class Stale(Refused):
@@ -202,7 +202,7 @@ def restart_stale(params: Mapping[str, Any], seconds: float) -> Client | None:
 
 
 def stale(params: Mapping[str, Any]) -> bool:
-    """Tell whether the files of TLS changed since the unit's process started."""
+    """Return whether the files of TLS changed since the unit\'s process started."""
     server, unit = params["server"], params.get("trusted_unit")
     files = [server["ca_file"], server["cert_file"], server["key_file"]]
     return bool(unit) and older_than(main_pid(str(unit)), files)

@@ -81,7 +81,7 @@ class Configuration:
 
 
 def is_server(name: str, program: str) -> bool:
-    """Tell whether a process is a Redis, Valkey or KeyDB, from its name and its program."""
+    """Return whether a process is a Redis, Valkey or KeyDB, from its name and its program."""
     file = os.path.basename(program)
     if SERVER.match(name) or SERVER.match(file):
         return True
@@ -167,7 +167,7 @@ def configuration(one: Process, unit: Mapping[str, str]) -> Configuration:
 
 
 def _is_in(one: Process, folder: str) -> bool:
-    """Tell whether a process is in a folder; a relative one may have been any."""
+    """Return whether a process is in a folder; a relative one may have been any."""
     try:
         return not folder.startswith("/") or os.path.samefile(one.path(folder), f"/proc/{one.pid}/cwd")
     except OSError:

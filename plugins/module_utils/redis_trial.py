@@ -165,4 +165,4 @@ def _fault(said: str) -> str:
     warnings = re.findall(r"^\d+:\w .*?\d\d:\d\d:\d\d\.\d+ # (.*)$", said, re.MULTILINE)
     banner = ("oO0OoO0OoO0Oo", "Redis version=", "Configuration loaded", "Server initialized", "WARNING")
     own = [line for line in warnings if not line.startswith(banner)]
-    return "; ".join(own[-5:]) or said.strip()[-500:] or "it says nothing"
+    return "; ".join(own[-5:]) or said.strip()[-500:] or "no output"

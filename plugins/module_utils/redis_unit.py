@@ -199,8 +199,8 @@ def advice(params: Mapping[str, Any]) -> str:
     if refused and UNKNOWN_FORMAT.search(refused):
         return (
             f"Redis refuses its data: {refused}. They are not damaged and were not changed: a newer Redis, or Valkey, "
-            "wrote them, and playbooks/repair.yml says which version reads them. Have that version serve them, or take "
-            "the data of before with playbooks/restore.yml, which keeps these files aside."
+            "wrote them, and playbooks/repair.yml names a version that reads them. Serve them with it, or take the "
+            "earlier data with playbooks/restore.yml, which keeps these files aside."
         )
     if refused:
         # One file that was cut, and not the last: that Redis has shortened it before it refused it.
@@ -208,14 +208,14 @@ def advice(params: Mapping[str, Any]) -> str:
         # The advice of Redis itself, redis-check-aof --fix, would be the way that loses most.
         return (
             f"Redis refuses its data: {refused}.{unchanged} There are two ways out: playbooks/repair.yml "
-            "says where the damage is and what each remedy costs, and takes the better one (a re-sync from a replica, "
+            "reports the damage and the cost of each remedy, and takes the better one (a re-sync from a replica, "
             "else the latest backup, else a fix, which loses all behind the damage), once it is confirmed; and "
             "playbooks/restore.yml brings back a backup that you choose."
         )
     previous = f"{params['config_file']}.previous"
     if params["config_file"] and os.path.exists(previous):
         return f"The configuration from before the last change is {previous}."
-    return "Look at the log, put right what it names, and run this again."
+    return "Look at the log, repair the fault that it names, and run this again."
 
 
 def user_of(pid: int) -> str:
@@ -232,7 +232,7 @@ def user_of(pid: int) -> str:
 
 
 class Unsaved(Exception):
-    """The data are not on the disk, and the server is to stop; the message says why."""
+    """The data are not on the disk, and the server is to stop; the message has the reason."""
 
 
 def saves(client: Client) -> tuple[bool, bool]:
@@ -244,7 +244,7 @@ def saves(client: Client) -> tuple[bool, bool]:
 
 
 def absent(address: str) -> bool:
-    """Tell whether this host has an address no more."""
+    """Return whether this host has an address no more."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         try:
             probe.bind((address, 0))
@@ -264,7 +264,7 @@ def stranded(params: Mapping[str, Any], pid: int) -> str:
 
 
 def slice_changed(shown: str) -> bool:
-    """Tell whether systemd has another file of the unit's slice than is there: it says who may reach the unit."""
+    """Return whether systemd has another file of the unit's slice than is there: it says who may reach the unit."""
     found = re.search(r"^Slice=(\S+)$", shown, re.MULTILINE)
     return (
         found is not None and systemctl("show", found[1], "--property", "NeedDaemonReload", "--value").stdout == "yes\n"
@@ -296,7 +296,7 @@ def save(client: Client, data: str, seconds: float) -> None:
         time.sleep(0.1)
     name = "aof_last_write_status" if log else "rdb_last_bgsave_status"
     if info[name] != "ok":
-        raise Unsaved(f"{name} is {info[name]}; its log says why")
+        raise Unsaved(f"{name} is {info[name]}; see its log")
     if not log and not snapshots:
         # It writes what came since at its end, as any server with a point of saving does. Its file has none, as before.
         client.call("CONFIG", "SET", "save", "3600 1")
@@ -351,7 +351,7 @@ def wait(params: Mapping[str, Any], seconds: float) -> str:
             if client is not None:
                 client.close()
                 return ""
-            problem, refusals = f"nobody listens on {where(params['server'])}", 0
+            problem, refusals = f"no process listens on {where(params['server'])}", 0
         except (Refused, ProtocolError, OSError) as error:
             problem, refusals = str(error), refusals + 1
         if time.monotonic() > deadline or refusals == PATIENCE or not unit_alive(params["unit"]):
@@ -360,7 +360,7 @@ def wait(params: Mapping[str, Any], seconds: float) -> str:
 
 
 def unit_alive(unit: str) -> bool:
-    """Tell whether systemd runs the unit or is about to."""
+    """Return whether systemd runs the unit or is about to."""
     return systemctl("is-active", unit).stdout.strip() in ("active", "activating", "reloading")
 
 
@@ -371,7 +371,7 @@ def bring_up(params: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
         return {"changed": True, "started": True, "restarted": False, "reasons": []}
     shown = systemctl("show", unit, "--property", PROPERTIES)
     if shown.returncode != 0:
-        raise Failed(f"systemd says nothing of {unit}: {shown.stderr.strip()}")
+        raise Failed(f"systemd does not know {unit}: {shown.stderr.strip()}")
     state = parse_state(shown.stdout, f"/etc/systemd/system/{unit}")
     state.stale = state.stale or slice_changed(shown.stdout)
     owner = user_of(state.pid) if state.active and state.pid else ""
@@ -403,7 +403,7 @@ def bring_up(params: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
     if problem:
         raise Failed(f"{unit} runs, but {problem}\n{advice(params)}\n{evidence(params)}", **done)
     try:
-        # Also that of a run that was cut off.
+        # Also that of a run that was interrupted.
         done["changed"] = forget(params) or done["changed"]
     except (Refused, Unsaved, ErrorReply, ProtocolError, OSError) as error:
         raise Failed(

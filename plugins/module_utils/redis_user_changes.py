@@ -54,7 +54,7 @@ Login = tuple[str, str]
 
 
 class Partly(Exception):
-    """A step failed after others were done; the message says what holds now."""
+    """A step failed after others were done; the message reports what holds now."""
 
 
 def find_keeper(params: Mapping[str, Any], wanted: Users, user: str) -> Login:
@@ -101,7 +101,7 @@ def take_back(client: Client, now: Users, changes: dict[str, list[str]], keeper:
 
 
 def keeps(params: Mapping[str, Any], item: dict[str, Any]) -> bool:
-    """Tell whether a declared user is the one of the credentials file."""
+    """Return whether a declared user is the one of the credentials file."""
     return bool(item["name"] == params["credentials_user"])
 
 
@@ -119,7 +119,7 @@ def credentials_text(params: Mapping[str, Any]) -> str | None:
 
 
 def describe(error: OSError, path: str) -> str:
-    """Return what the system says of a file, with the name of the error."""
+    """Return the system's report on a file, with the name of the error."""
     code = errno.errorcode.get(error.errno or 0, "error")
     return f"{error.filename or path}: {error.strerror or error} ({code})"
 

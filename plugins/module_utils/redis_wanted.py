@@ -1,4 +1,4 @@
-"""What the inventory says of the Redis instances of a host, as redis_audit is told it."""
+"""The inventory's declaration of a host's Redis instances, as redis_audit takes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible_collections.quantdesk.redis.plugins.module_utils.redis_server import SERVER_OPTIONS
 
-# What `argument_spec` says of an instance.
+# `argument_spec` of an instance.
 INSTANCE_OPTIONS: dict[str, Any] = {
     "subject": {"type": "str", "required": True},
     "unit": {"type": "str", "required": True},
@@ -125,5 +125,5 @@ class Instance:
         return self.user_named(name).get("password") or ""
 
     def switched_on(self, name: str) -> bool:
-        """Tell whether a directive is on."""
+        """Return whether a directive is on."""
         return str(self.directives[name]).lower() in ("true", "yes")

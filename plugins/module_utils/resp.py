@@ -122,7 +122,7 @@ class Client:
         return self._socket.getpeercert(True) if isinstance(self._socket, ssl.SSLSocket) else None
 
     def peer(self) -> dict[str, Any]:
-        """Return what a verified certificate of the server says, as ssl.SSLSocket.getpeercert(); empty in plaintext."""
+        """Return the server's verified certificate, as ssl.SSLSocket.getpeercert(); empty in plaintext."""
         return (self._socket.getpeercert() or {}) if isinstance(self._socket, ssl.SSLSocket) else {}
 
     def send(self, *words: str) -> BinaryIO:

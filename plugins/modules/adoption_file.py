@@ -9,7 +9,7 @@ description:
   - Writes a file on the controller that describes each server in the inputs of the role redis, with the default and the
     controls of docs/controls.md that it fails beside each line. Passwords are never in it.
   - A file that is there already and differs is left alone; the new one is C(HOST.yml.new).
-  - Runs on the controller. No host is asked.
+  - Runs on the controller. No host is queried.
 options:
   host: {description: The host., type: str, required: true}
   survey: {description: What M(quantdesk.redis.redis_survey) has returned., type: dict, required: true}

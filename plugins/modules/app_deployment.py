@@ -10,11 +10,11 @@ description:
   - Puts O(files) and O(environment) in place, leads O(current) to O(release), and restarts each instance that runs
     anything older, each healthy before the next. With sockets no connection is refused meanwhile.
   - When one does not get healthy, all of it is as before, the instances too, and the task fails with the last lines of
-    its journal. A run that was cut off is made good by the next one, as it asks what runs, not what it changed.
+    its journal. A run that was interrupted is completed by the next one, as it asks what runs, not what it changed.
   - Instances whose environment names a C(TLS_CERT_FILE) are asked over TLS. One that shows another certificate than
     that file holds is reloaded (SIGHUP), which drops no connection.
   - Instances of other ports are stopped. So is O(replaces), a unit from before there were instances, and its file goes.
-  - In check mode it only says what it would do and what there is.
+  - In check mode it only reports its steps and what there is.
 options:
   name: {description: Name of the application., type: str, required: true}
   ports: {description: "Ports, one for each instance.", type: list, elements: int, required: true}
@@ -149,7 +149,7 @@ class Instance:
     plaintext: str = ""
 
     def describe(self) -> dict[str, Any]:
-        """Return what verify.yml asks for."""
+        """Return the facts that verify.yml checks."""
         try:
             answer = json.loads(self.body)
         except ValueError:
@@ -249,7 +249,7 @@ def why(params: dict[str, Any], instance: Instance, stale: str, rebind: bool, ch
     if rebind:
         return "its socket changes"
     if instance.started < changed:
-        return "it runs what was before the last change"
+        return "it runs the release from before the last change"
     if instance.status != 200:
         return f"it is not healthy ({instance.status or instance.body})"
     return RELOAD if instance.certificate == "another one" else ""
@@ -393,7 +393,7 @@ class Switch:
         deadline = time.monotonic() + params["timeout"]
         while shown_certificate(url_of(params, instance.port)) != wanted:
             if time.monotonic() > deadline:
-                raise Unwell(f"{instance.service} goes on with another certificate than {certificate_of(params)}")
+                raise Unwell(f"{instance.service} continues with another certificate than {certificate_of(params)}")
             time.sleep(PAUSE)
 
     def leave(self, instance: Instance, listening: bool) -> None:
@@ -468,7 +468,7 @@ class Switch:
             and not self.legacy_stopped
             and any(instance.state in RUNNING for instance in self.seen.instances)
         ):
-            return "No instance was restarted: those that ran go on."
+            return "No instance was restarted: running ones continue."
         if not self.seen.before or not (self.legacy_stopped or any(running for running, _ in was.values())):
             return "Nothing ran before it, so it is stopped."
         if problems:
@@ -522,7 +522,7 @@ def missing(packages: list[str]) -> list[str]:
 
 
 def exists(user: str) -> bool:
-    """Tell whether a user exists."""
+    """Return whether a user exists."""
     try:
         pwd.getpwnam(user)
     except KeyError:
@@ -531,7 +531,7 @@ def exists(user: str) -> bool:
 
 
 def wanted_owner(file: dict[str, Any]) -> str:
-    """Return what owner_of says of a file that is as wanted."""
+    """Return the result of owner_of for a file that is as wanted."""
     return f"{int(file['mode'], 8):o} {file['owner']}:{file['group']}"
 
 
@@ -612,7 +612,7 @@ def main() -> None:
         log = journal(last, since)
         now = switch.back()
         module.fail_json(
-            msg=f"{module.params['name']} {name} did not get well: {error}.\n{now}\nIts last lines:\n{log}",
+            msg=f"{module.params['name']} {name} did not become healthy: {error}.\n{now}\nIts last lines:\n{log}",
             reasons=seen.reasons,
         )
     module.exit_json(**answer, seconds=switch.seconds)

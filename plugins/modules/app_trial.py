@@ -85,7 +85,7 @@ from ansible_collections.quantdesk.redis.plugins.module_utils.app_units import (
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a port of loopback without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -161,7 +161,7 @@ def main() -> None:
         systemctl("daemon-reload")
     if problem:
         module.fail_json(
-            msg=f"{params['subject']} did not get well: {problem}.\n{params['otherwise']}\nIts last lines:\n{log}"
+            msg=f"{params['subject']} did not become healthy: {problem}.\n{params['otherwise']}\nIts last lines:\n{log}"
         )
     module.exit_json(changed=False, seconds=round(time.monotonic() - began, 2))
 

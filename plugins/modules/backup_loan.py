@@ -54,7 +54,7 @@ LONG = 86400
 
 
 def exists(name: str) -> bool:
-    """Tell whether there is an account of this name."""
+    """Return whether there is an account of this name."""
     try:
         pwd.getpwnam(name)
     except KeyError:

@@ -9,9 +9,14 @@ description:
   - With O(checks), evaluates each check for a host. A role that is used on its own fails at once. In a play that sets
     the variable C(checks_deferred) to a name, results gather in each host's fact of that name.
   - With O(report), shows what has gathered for all hosts of the play, and fails where a check failed.
-  - Runs on the controller. No host is asked.
+  - Runs on the controller. No host is queried.
 options:
   subject: {description: "What the checks are about, such as a role.", type: str}
+  inputs:
+    description:
+      - A role. Its inputs of the type bool, and those with choices, are checked as its argument spec declares them,
+        before O(checks).
+    type: str
   checks:
     description: The checks.
     type: list
@@ -66,7 +71,7 @@ EXAMPLES = r"""
 - name: Report
   quantdesk.redis.checks:
     report: Preflight
-    success: Nothing stands against a run.
+    success: No problem found.
     failure: Nothing has been changed on any host.
   run_once: true
 """

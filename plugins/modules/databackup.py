@@ -7,8 +7,8 @@ module: databackup
 short_description: Run databackup on a host, and show its progress
 description:
   - The run is a unit of systemd's on the host. A controller that goes away does not end it in the middle, and a second
-    task finds it and says so.
-  - In check mode a restore is a dry run, a repair only says what it would do, a diagnosis is made, and nothing else is
+    task finds it and reports it.
+  - In check mode a restore is a dry run, a repair only reports its steps, a diagnosis is made, and nothing else is
     run.
 options:
   command: {description: "Of databackup, such as C(restore).", type: str, required: true}

@@ -20,7 +20,7 @@ author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Ask the host what is there already
+- name: Survey the host
   quantdesk.redis.host_survey: {marker: Ansible managed}
   register: survey
 """

@@ -46,7 +46,7 @@ differences: {description: "What the kernel's table lacks (-) and has besides (+
 written: {description: "Files that differ, or that differed, by text, owner or mode.", type: list, returned: always}
 opened: {description: Rules that C(tried) added., type: list, returned: always}
 unknown_users: {description: Users of the rules that the host does not have., type: list, returned: always}
-unit_state: {description: "What systemd says of the unit, as in C(active, enabled).", type: str, returned: always}
+unit_state: {description: "Systemd's report on the unit, as in C(active, enabled).", type: str, returned: always}
 policies: {description: "What the chains input and forward do in the end, by chain.", type: dict, returned: always}
 confined: {description: "Users whom a rule refuses all else, and their rules.", type: dict, returned: always}
 """
@@ -65,7 +65,7 @@ UNITS = "/etc/systemd/system/"
 
 
 def unit_state(unit: str) -> str:
-    """Return what systemd says of a unit, and whether it has read other files than are there now."""
+    """Return systemd's report on a unit, and whether it has read other files than are there now."""
     lines = systemctl("show", unit, "--property", "ActiveState,UnitFileState,NeedDaemonReload").stdout.splitlines()
     shown = dict(line.split("=", 1) for line in lines if "=" in line)
     words = [shown.get("ActiveState") or "unknown", shown.get("UnitFileState") or "unknown"]
@@ -78,7 +78,7 @@ def wanted_of(file: dict[str, Any]) -> Ownership:
 
 
 def differs(file: dict[str, Any]) -> bool:
-    """Tell whether a file is another than it should be, by its text, its owner or its mode; raises OSError."""
+    """Return whether a file is another than it should be, by its text, its owner or its mode; raises OSError."""
     return bool(read(file["path"]) != file["content"] or wanted_of(file).declare(file["path"], pretend=True))
 
 

@@ -8,7 +8,7 @@ short_description: Report how long a rebuild took, and which data it restored
 description:
   - Prints the report as text, writes the files, and only then fails, when a limit was not kept, when other data were
     found than expected, or when no data were restored.
-  - Runs on the controller. No host is asked. In check mode no file is written.
+  - Runs on the controller. No host is queried. In check mode no file is written.
 options:
   environment: {description: Which site it is., type: str, required: true}
   title: {description: The report's title., type: str}

@@ -9,7 +9,7 @@ description:
   - Merges directives into the configuration file. Lines that mean the same already, and all that are not managed, stay
     as they are, so a file that Redis rewrote (CONFIG REWRITE, a failover) is not fought over.
   - Sets on the running server what differs there, in one CONFIG SET, all of it or nothing. Restarts nothing; what needs
-    a restart is returned, also when an earlier run was cut off before it.
+    a restart is returned, also when an earlier run was interrupted before it.
   - The running server is the judge. What it refuses is said in its own words, and nothing is changed then. Where it
     cannot judge, because it is down or reads the value at its start only, a second one is started for a moment on the
     new file.

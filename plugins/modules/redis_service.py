@@ -8,7 +8,7 @@ short_description: Start Redis, or restart it once if it must, and wait until it
 description:
   - Enables and starts the unit. Restarts it only for O(restart_for), and for what it sees itself, namely a unit file
     that is newer than the process, a program that was replaced under it, or a server that listens on addresses alone
-    that the host has no more. So a run that was cut off before its restart is made good by the next one.
+    that the host has no more. So a run that was interrupted before its restart is completed by the next one.
   - Then waits for a login and a PONG; a server that does not come up fails the task with its own log.
 options:
   unit: {description: Name of the unit., type: str, required: true}

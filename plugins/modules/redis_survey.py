@@ -1,4 +1,4 @@
-"""Ansible module: find the Redis servers of a host, whoever set them up. See DOCUMENTATION."""
+"""Ansible module: find the Redis servers of a host, of any origin. See DOCUMENTATION."""
 
 from __future__ import annotations
 

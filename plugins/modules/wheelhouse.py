@@ -210,7 +210,7 @@ def build(module: AnsibleModule, source: Path, lock: Path, archive: Path) -> Non
                 module.fail_json(
                     msg=f"app_wheels {module.params['wheels']}: found wheels that are not those of the lock file "
                     f"{lock}, or not all of them; expected each wheel that it names, with a hash that it names. They "
-                    f"are of another release, or somebody has changed them. pip says: {(err or out).strip()[-600:]}"
+                    f"are of another release, or were changed. pip reports: {(err or out).strip()[-600:]}"
                 )
             if code != 0:
                 module.fail_json(msg=(err or out).strip()[-2000:] or f"pip download ended with {code}", rc=code)

@@ -17,19 +17,19 @@ SIZE = re.compile(r"([0-9]+)(b|k|kb|m|mb|g|gb)?", re.IGNORECASE)
 
 
 def is_port(value: Any) -> bool:
-    """Tell whether a value is a TCP port from 1 to 65535; digits in quotes, as `-e` gives them, are one too."""
+    """Return whether a value is a TCP port from 1 to 65535; digits in quotes, as `-e` gives them, are one too."""
     return (
         not isinstance(value, bool) and re.fullmatch(r"[0-9]{1,5}", str(value)) is not None and 1 <= int(value) <= 65535
     )
 
 
 def is_port_or_off(value: Any) -> bool:
-    """Tell whether a value is a TCP port, or 0 for "do not listen"."""
+    """Return whether a value is a TCP port, or 0 for "do not listen"."""
     return is_port(value) or (not isinstance(value, bool) and str(value) == "0")
 
 
 def is_redis_size(value: Any) -> bool:
-    """Tell whether a value is a size as Redis writes it (`512mb`, `1gb`, plain bytes) and above zero.
+    """Return whether a value is a size as Redis writes it (`512mb`, `1gb`, plain bytes) and above zero.
 
     Units after https://redis.io/docs/latest/operate/oss_and_stack/management/config-file/
     """
@@ -38,7 +38,7 @@ def is_redis_size(value: Any) -> bool:
 
 
 def is_address(value: Any) -> bool:
-    """Tell whether a value is an IPv4 or IPv6 address; none with a zone, which Python takes any text for."""
+    """Return whether a value is an IPv4 or IPv6 address; none with a zone, which Python takes any text for."""
     try:
         ipaddress.ip_address(str(value))
     except ValueError:
@@ -55,7 +55,7 @@ def is_host_name(value: Any) -> bool:
 
 
 def is_network(value: Any) -> bool:
-    """Tell whether a value is an address or a network without host bits (`10.0.0.0/8`)."""
+    """Return whether a value is an address or a network without host bits (`10.0.0.0/8`)."""
     try:
         ipaddress.ip_network(str(value))
     except ValueError:
@@ -64,12 +64,12 @@ def is_network(value: Any) -> bool:
 
 
 def is_one_line(value: Any) -> bool:
-    """Tell whether a value is a text of at least one character without line breaks or other control characters."""
+    """Return whether a value is a text of at least one character without line breaks or other control characters."""
     return isinstance(value, str) and bool(value) and value.isprintable()
 
 
 def is_password(value: Any, minimum: int | str = 16) -> bool:
-    """Tell whether a value can be a password in every file it ends up in.
+    """Return whether a value can be a password in every file it ends up in.
 
     At least `minimum` characters, printable ASCII, without blanks, quotes and backslashes: those mean different
     things to redis.conf, to systemd's environment files and to a URL.
@@ -78,12 +78,12 @@ def is_password(value: Any, minimum: int | str = 16) -> bool:
 
 
 def is_covering(networks: Any, address: Any) -> bool:
-    """Tell whether an address lies in one of the networks."""
+    """Return whether an address lies in one of the networks."""
     return any(ipaddress.ip_address(str(address)) in ipaddress.ip_network(str(n)) for n in networks)
 
 
 def is_true_or_false(value: Any) -> bool:
-    """Tell whether a value is true or false, or a text that the filter `bool` understands, as `-e` gives it."""
+    """Return whether a value is true or false, or a text that the filter `bool` understands, as `-e` gives it."""
     words = {"true", "yes", "on", "1", "false", "no", "off", "0"}
     return isinstance(value, (bool, int, str)) and str(value).lower() in words
 
@@ -101,7 +101,7 @@ def as_moment(value: Any) -> datetime | None:
 
 
 def is_past(value: Any) -> bool:
-    """Tell whether a value is a date with its time, or seconds since 1970, that is not still to come."""
+    """Return whether a value is a date with its time, or seconds since 1970, that is not still to come."""
     if not isinstance(value, bool) and re.fullmatch(r"[0-9]{10}([.][0-9]+)?", str(value)):
         return float(value) <= time.time()
     moment = as_moment(value)
@@ -109,37 +109,37 @@ def is_past(value: Any) -> bool:
 
 
 def is_label(value: Any) -> bool:
-    """Tell whether a value can stand in quotes in a generated file: letters, digits, blanks, dashes, underscores."""
+    """Return whether a value can stand in quotes in a generated file: letters, digits, blanks, dashes, underscores."""
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9 _-]{1,60}", value) is not None
 
 
 def is_count(value: Any) -> bool:
-    """Tell whether a value is a whole number above zero."""
+    """Return whether a value is a whole number above zero."""
     return not isinstance(value, bool) and re.fullmatch(r"[1-9][0-9]{0,9}", str(value)) is not None
 
 
 def is_absolute_path(value: Any) -> bool:
-    """Tell whether a value is an absolute path without blanks, quotes or control characters."""
+    """Return whether a value is an absolute path without blanks, quotes or control characters."""
     return isinstance(value, str) and re.fullmatch(r"/[A-Za-z0-9._@+/-]+", value) is not None
 
 
 def is_save_point(value: Any) -> bool:
-    """Tell whether a value is a save point of Redis: seconds and changes, as in `3600 1`."""
+    """Return whether a value is a save point of Redis: seconds and changes, as in `3600 1`."""
     return isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,9} [1-9][0-9]{0,9}", value) is not None
 
 
 def is_acl_pattern(value: Any) -> bool:
-    """Tell whether a value can be a pattern of keys or channels in an ACL: no blanks, quotes or parentheses."""
+    """Return whether a value can be a pattern of keys or channels in an ACL: no blanks, quotes or parentheses."""
     return isinstance(value, str) and re.fullmatch(r"[!-&*-~]+", value) is not None and not set(value) & set("\"'\\")
 
 
 def is_acl_command(value: Any) -> bool:
-    """Tell whether a value names a command of Redis, with or without a subcommand: `get`, `client|setname`."""
+    """Return whether a value names a command of Redis, with or without a subcommand: `get`, `client|setname`."""
     return isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9_-]*(\|[a-z][a-z0-9_-]*)?", value) is not None
 
 
 def is_acl_rules(value: Any) -> bool:
-    """Tell whether a value gives keys, channels and commands, and nothing that has an input of its own.
+    """Return whether a value gives keys, channels and commands, and nothing that has an input of its own.
 
     Passwords (`>`, `<`, `#`, `!`, nopass), `on`, `off` and `reset` are no rules in this sense; selectors in parentheses
     are not supported. After https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/
@@ -157,7 +157,7 @@ def is_acl_rules(value: Any) -> bool:
 
 
 def is_password_hashes(value: Any) -> bool:
-    """Tell whether a value is a list of SHA-256 hashes in small hexadecimal digits, as Redis prints them."""
+    """Return whether a value is a list of SHA-256 hashes in small hexadecimal digits, as Redis prints them."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -182,7 +182,7 @@ def is_acl_users(values: Any, taken: Iterable[str] = ()) -> bool:
 
 
 def is_output_buffer_limit(value: Any) -> bool:
-    """Tell whether a value limits the output of a class of clients: `pubsub 32mb 8mb 60`."""
+    """Return whether a value limits the output of a class of clients: `pubsub 32mb 8mb 60`."""
     words = value.split(" ") if isinstance(value, str) else []
     return (
         len(words) == 4
@@ -193,7 +193,7 @@ def is_output_buffer_limit(value: Any) -> bool:
 
 
 def is_redis_directive(value: Any) -> bool:
-    """Tell whether Redis 7 has a directive of this name, old names included; the module's own table says so."""
+    """Return whether Redis 7 has a directive of this name, old names included; the module's own table says so."""
     # Seldom asked for, and Ansible compiles what a plugin imports in each task anew.
     from ansible_collections.quantdesk.redis.plugins.module_utils import redis_defaults as table
 
@@ -203,13 +203,13 @@ def is_redis_directive(value: Any) -> bool:
 
 
 def is_unencrypted_file(value: Any) -> bool:
-    """Tell whether a file on the controller is not one that ansible-vault has encrypted."""
+    """Return whether a file on the controller is not one that ansible-vault has encrypted."""
     with Path(str(value)).open("rb") as file:
         return not file.read(14).startswith(b"$ANSIBLE_VAULT")
 
 
 def is_redis_value(value: Any) -> bool:
-    """Tell whether a value can stand in redis.conf: a text in one line, a number, a truth value, none, or a list."""
+    """Return whether a value can stand in redis.conf: a text in one line, a number, a truth value, none, or a list."""
     if isinstance(value, list):
         return all(is_redis_value(part) and not isinstance(part, list) for part in value)
     return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and value.isprintable())

@@ -1,6 +1,6 @@
 """What is in the repository: a backup is a snapshot with the data, and one with a manifest that names it.
 
-Both have the same time. The manifest comes last: data without one are of a run that was cut off, and no backup.
+Both have the same time. The manifest comes last: data without one are of a run that was interrupted, and no backup.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def choose(found: list[Backup], wanted: str, as_of: str, name: str) -> Backup:
         # A host that was rebuilt and backed up before it was restored.
         raise Failed(
             f"the latest backup of {name} is empty ({last.id[:8]}, {last.time:%Y-%m-%dT%H:%M:%SZ}). The last one with data "
-            f"is {full[-1].id[:8]} of {full[-1].time:%Y-%m-%dT%H:%M:%SZ}, {full[-1].facts['items']} items: ask for the one "
-            "that you want by its id"
+            f"is {full[-1].id[:8]} of {full[-1].time:%Y-%m-%dT%H:%M:%SZ}, {full[-1].facts['items']} items: "
+            "name the one to restore by its id"
         )
     return last
 
@@ -153,7 +153,7 @@ def _copy_of(restic: Restic, data: str, backup: Backup) -> str:
 
 
 def orphans(restic: Restic, older_than: datetime) -> list[str]:
-    """Return the ids of data that no manifest names: of runs that were cut off."""
+    """Return the ids of data that no manifest names: of runs that were interrupted."""
     # restic 0.14 tells the first eight digits only of what it made.
     named = tuple(backup.facts.get("data", "none") for backup in backups(restic))
     return [

@@ -3,7 +3,7 @@
     databackup backup NAME                  one backup, as the timer makes it
     databackup list [NAME]                  what there is in the repository
     databackup restore NAME [--backup ID | --as-of TIME] [--dry-run]
-    databackup recover NAME                 put the old data back after a restore that was cut off
+    databackup recover NAME                 put the old data back after a restore that was interrupted
     databackup diagnose NAME                look for damage in the files of a Redis server
     databackup repair NAME [--replica HOST:PORT] [--way replica|restore|fix] [--confirm]
     databackup adopt NAME --plan FILE       put a new Redis server in the place of an old one (the role redis writes FILE)
@@ -107,8 +107,8 @@ def chosen(arguments: argparse.Namespace, source: settings.Source, restic: Resti
     if restic.unreadable and arguments.backup == "latest":
         known = ", ".join(backup.id[:8] for backup in found[-10:]) or "none"
         raise Failed(
-            f"which of the backups is the latest cannot be told: the repository is damaged, {', '.join(restic.unreadable)} "
-            f"cannot be read. `databackup check` says more; choose one of the others by its id: {known}"
+            f"it is not known which backup is the latest: the repository is damaged, {', '.join(restic.unreadable)} "
+            f"cannot be read. `databackup check` reports more; choose another one by its id: {known}"
         )
     if arguments.host:
         found = [backup for backup in found if backup.host == arguments.host]
@@ -169,7 +169,7 @@ def fetch(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def recover(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Put the old data back after a restore that was cut off."""
+    """Put the old data back after a restore that was interrupted."""
     Unit.booting = arguments.boot
     recovered, problems = [], []
     for name in [arguments.name] if arguments.name else settings.names(arguments.config):
@@ -186,7 +186,7 @@ def recover(arguments: argparse.Namespace) -> dict[str, Any]:
             # What one service has in its folder does not keep the others from their data.
             problems.append(f"{name}: {failure}")
             continue
-        say(f"{name}: {done}" if done else f"{name}: no restore was cut off; nothing to do")
+        say(f"{name}: {done}" if done else f"{name}: no interrupted restore; nothing to do")
         recovered += [name] if done else []
     if problems:
         raise Failed("; ".join(problems))
@@ -284,7 +284,7 @@ def listing(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def tell_status(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Say when each source was last backed up; fails where that is too long ago."""
+    """Report when each source was last backed up; fails where that is too long ago."""
     names = [arguments.name] if arguments.name else settings.names(arguments.config)
     told = {name: status.tell(settings.source(name, arguments.config)) for name in names}
     for name, facts in told.items():
@@ -300,13 +300,13 @@ def maintain(arguments: argparse.Namespace) -> dict[str, Any]:
     restic = Restic(repository)
     if not repository.retention:
         return check(arguments)
-    # Of runs that were cut off: nobody but this host has one here.
+    # Of runs that were interrupted: nobody but this host has one here.
     restic.run("unlock", "--quiet", what="stale locks cannot be removed")
     left = catalog.orphans(restic, datetime.now(UTC) - timedelta(hours=1))
     if left:
-        say(f"Removing {len(left)} snapshots of runs that were cut off")
+        say(f"Removing {len(left)} snapshots of interrupted runs")
         restic.run("forget", *left, what="left-overs cannot be removed")
-    say("Forgetting what is too old")
+    say("Forgetting backups that are too old")
     restic.run(
         "forget",
         "--tag",
@@ -350,7 +350,7 @@ def init(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def encrypted(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Tell whether the repository can be read without its password; changes nothing."""
+    """Return whether the repository can be read without its password; changes nothing."""
     restic = Restic(settings.repository(arguments.config))
     with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
         file.write(f"{os.urandom(16).hex()}\n")
@@ -367,12 +367,12 @@ def encrypted(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def unlock(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Remove the locks of runs that were cut off."""
+    """Remove the locks of runs that were interrupted."""
     repository = settings.repository(arguments.config)
     if not repository.retention:
         raise Failed(
             "unlock: this host does not maintain its repository (backup_prune); the repository's host removes the locks of "
-            "runs that were cut off by itself, half an hour later"
+            "interrupted runs by itself, half an hour later"
         )
     Restic(repository).run("unlock", what="the locks cannot be removed")
     return {}
@@ -426,11 +426,11 @@ def parser() -> argparse.ArgumentParser:
     add_choice(command)
     command.add_argument("--replica", default="", metavar="HOST:PORT", help="a server that has the data, too")
     command.add_argument("--way", choices=WAYS, default="", help="take this one")
-    command.add_argument("--confirm", action="store_true", help="do it; without this only tell what would be done")
+    command.add_argument("--confirm", action="store_true", help="do it; without this only report the steps")
     command.add_argument("--wait", type=float, default=60.0, help="seconds to wait for a backup that runs")
     command = add("adopt", adopt, named="NAME")
-    command.add_argument("--plan", type=Path, required=True, help="what the role redis has prepared")
-    command.add_argument("--undo", action="store_true", help="put the old server back after a run that was cut off")
+    command.add_argument("--plan", type=Path, required=True, help="the plan that the role redis has prepared")
+    command.add_argument("--undo", action="store_true", help="put the old server back after an interrupted run")
     add_repository(add("list", listing, named="?"))
     add("status", tell_status, named="?")
     for name, run in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Failed(Exception):
-    """A run cannot go on. The message says what was found, what was expected, and what to do."""
+    """A run cannot continue. The message names what was found, what was expected, and what to do."""
 
 
 class Busy(Failed):

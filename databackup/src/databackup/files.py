@@ -90,7 +90,7 @@ def _below(path: str, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(name: str, target: str) -> bool:
-    """Tell whether a link points out of what is packed with it."""
+    """Return whether a link points out of what is packed with it."""
     if target.startswith("/"):
         return True
     parts = posixpath.normpath(posixpath.join(posixpath.dirname(name), target)).split("/")
@@ -196,16 +196,16 @@ class Files(Kind):
         place = spool.folder(self.source)
         shared = any(os.stat(folder).st_dev == place.stat().st_dev for folder in folders)
         for written in (str(place), *folders):
-            restore.room(written, size * (2 if shared else 1) + MARGIN, "the backup beside what is there")
+            restore.room(written, size * (2 if shared else 1) + MARGIN, "the backup beside the present data")
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
-        """Say what a restore would do."""
+        """Report what a restore would do."""
         return [
             f"fetch {manifest['bytes']} bytes and compare their SHA-256",
             *(f"unpack them into {path}.restore-new" for path in self.destinations(manifest).values()),
             f"compare {manifest['items']} files and their digest",
-            "move what is there to ….before-restore-… and the backup in its place",
-            "if anything is wrong, put back what was there",
+            "move the present data to ….before-restore-… and the backup in its place",
+            "if anything is wrong, put the present data back",
         ]
 
     def replacement(self, restic: Restic, backup: str, manifest: dict[str, Any], *, full: bool) -> restore.Replacement:
@@ -213,7 +213,7 @@ class Files(Kind):
         return Replacement(self, restic, backup, manifest)
 
     def recover(self) -> str:
-        """Put the old files back if a restore was cut off; return what was done, or nothing."""
+        """Put the old files back if a restore was interrupted; return what was done, or nothing."""
         with journal.in_words():
             return self._put_back(self.journal.read())
 
@@ -270,7 +270,7 @@ class Replacement(restore.Replacement):
             if os.path.lexists(path):
                 raise Failed(f"{path}: it is there already, and no restore left it; move it away first")
         self.of.journal.note({"backup": self.backup, "places": [asdict(place) for place in self.places]})
-        self.say("Unpacking beside what is there")
+        self.say("Unpacking beside the present data")
         self.content = unpack(self.file, {name: f"{path}.restore-new" for name, path in self.destinations.items()})
 
     def compare(self) -> None:

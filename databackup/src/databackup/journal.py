@@ -1,4 +1,4 @@
-"""How far a restore has come, on the disk: what a run that was cut off leaves for `recover`."""
+"""How far a restore has come, on the disk: what a run that was interrupted leaves for `recover`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stamp() -> str:
 
 
 class Journal:
-    """A file that says how far a restore has come; it is there as long as one has not ended."""
+    """A file that records how far a restore has come; it is there as long as one has not ended."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
@@ -53,27 +53,27 @@ class Journal:
         return self.path.with_name(f"{self.path.name}.partial")
 
     def read(self) -> dict[str, Any] | None:
-        """Return what was noted; None where no restore was cut off."""
+        """Return what was noted; None where no restore was interrupted."""
         try:
             loaded: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
             return loaded
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise Failed(f"{self.path}: {error}; expected the journal of a restore that was cut off") from None
+            raise Failed(f"{self.path}: {error}; expected the journal of a restore") from None
 
     def forget(self) -> None:
-        """Say that it has ended."""
+        """Report that it has ended."""
         self._partial.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
     @property
     def refusal(self) -> str:
         """What is said of anything else while a restore has not ended."""
-        return f"a restore was cut off; `databackup recover {self.name}` puts the old data back"
+        return f"a restore was interrupted; `databackup recover {self.name}` puts the old data back"
 
     def refuse(self) -> None:
-        """Raise Failed if a restore was cut off: what is in place now may be half of something."""
+        """Raise Failed if a restore was interrupted: what is in place now may be half of something."""
         if self.path.exists():
             raise Failed(self.refusal)
 

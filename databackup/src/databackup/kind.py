@@ -38,7 +38,7 @@ class Kind(ABC):
 
     @abstractmethod
     def would(self, manifest: dict[str, Any]) -> list[str]:
-        """Say what a restore would do."""
+        """Report what a restore would do."""
 
     @abstractmethod
     def replacement(self, restic: Restic, backup: str, manifest: dict[str, Any], *, full: bool) -> Replacement:
@@ -55,7 +55,7 @@ class Kind(ABC):
 
     @abstractmethod
     def recover(self) -> str:
-        """Undo a restore that was cut off; return what was done, or nothing."""
+        """Undo a restore that was interrupted; return what was done, or nothing."""
 
     def inspect(self) -> dict[str, list[str]]:
         """Return what could mislead this program: planted journals, names that are paths, ports that another process has."""

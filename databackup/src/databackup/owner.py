@@ -78,7 +78,7 @@ class Owner:
             self._inside.user = None
 
     def open(self, path: Path | str) -> IO[bytes]:
-        """Open a file for reading; raises OSError for what is none, such as a pipe that nobody writes."""
+        """Open a file for reading; raises OSError for what is none, such as a pipe that no process writes."""
         with self.acting():
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -141,7 +141,7 @@ class Teller:
         self.news.send_bytes(b"=" + json.dumps(value).encode())
 
     def fail(self, text: str) -> None:
-        """Tell why it failed."""
+        """Report why it failed."""
         self.news.send_bytes(b"!" + text.encode(errors="backslashreplace"))
 
     def send(self, data: bytes | memoryview) -> None:
@@ -149,7 +149,7 @@ class Teller:
         self.news.send_bytes(data)
 
     def end(self) -> None:
-        """Say that the data are whole."""
+        """Report that the data are whole."""
         self.news.send_bytes(b"")
 
 
@@ -238,5 +238,5 @@ def remove(path: Path) -> None:
 
 
 def plain(name: str) -> bool:
-    """Tell whether a text is the name of a file in a folder, and no way out of it."""
+    """Return whether a text is the name of a file in a folder, and no way out of it."""
     return name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\\"'")

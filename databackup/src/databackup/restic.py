@@ -48,7 +48,7 @@ REASONS = (
     ("SSH_FX_FAILURE", "the repository's host cannot write: most likely its disk is full; make room there"),
     (
         "403 Forbidden",
-        "the repository's host lets this host add and read, not remove or overwrite; playbooks/backup_maintain.yml "
+        "the repository's host permits this host to add and read, not to remove or overwrite; playbooks/backup_maintain.yml "
         "removes what is too old",
     ),
     (
@@ -61,9 +61,9 @@ REASONS = (
     ),
     (
         "Connection refused",
-        "the repository's host does not answer; see that it is up and that its firewall lets this host in",
+        "the repository's host does not answer; check that it is up and that its firewall permits this host",
     ),
-    ("timed out", "the repository's host does not answer; see that it is up and that its firewall lets this host in"),
+    ("timed out", "the repository's host does not answer; check that it is up and that its firewall permits this host"),
     ("No route to host", "the repository's host cannot be reached from here"),
     # What ssh said of the cause is lost when restic ends before it has read it.
     (
@@ -78,19 +78,19 @@ REASONS = (
     ("does not exist in the repository", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     (
         "ciphertext verification failed",
-        "the repository is damaged: what it holds is not what was written, see `databackup check`",
+        "the repository is damaged: its content is not the content written, see `databackup check`",
     ),
     (
         "invalid data returned",
-        "the repository is damaged: what it holds is not what was written, see `databackup check`",
+        "the repository is damaged: its content is not the content written, see `databackup check`",
     ),
-    ("unexpected EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
-    ("): EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
+    ("unexpected EOF", "the repository is damaged: a part of it is truncated, see `databackup check`"),
+    ("): EOF", "the repository is damaged: a part of it is truncated, see `databackup check`"),
     # What restic says before it gives up, after the time until its next try: "retrying after 1.3s: EOF".
-    ("s: EOF", "the repository is damaged: a part of it is cut off, see `databackup check`"),
+    ("s: EOF", "the repository is damaged: a part of it is truncated, see `databackup check`"),
     ("no such file or directory", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     ("> does not exist", "the repository lacks a part of it: it is damaged, see `databackup check`"),
-    ("pack", "the repository is damaged: a pack is not what its name says, see `databackup check`"),
+    ("pack", "the repository is damaged: a pack does not match its name, see `databackup check`"),
 )
 LOCKED = "repository is already locked"
 # What another run does at the same moment, and is over at the next look: a small file that it is just writing is half there
@@ -101,11 +101,11 @@ PASSING = re.compile(
     r"|lock/(\w+)>\W+.*(?:no such file or directory|does not exist))",
     re.IGNORECASE,
 )
-# What ssh says of the account on the repository's host, which has no home on purpose, and of itself.
+# Messages of ssh about the account on the repository's host, which has no home on purpose, and about itself.
 NOISE = re.compile(r"subprocess ssh: Warning.*|(?:rclone: |subprocess ssh: )?Could not chdir to home directory .*")
 # How long it is waited until another look, in seconds; what is still so then is damaged.
 SETTLING = (0.5, 1, 2, 4)
-# What restic tries for a minute as if it might pass, though what is cut off or lost stays so: after so many times it ends.
+# What restic tries for a minute as if it might pass, though data that are truncated or lost stay so: after so many times it ends.
 LASTING = re.compile(
     r"^(Load\(.*\)) returned error, retrying after .*: .*(EOF|no such file or directory|does not exist)$", re.M
 )
@@ -119,7 +119,7 @@ def explain(text: str) -> str:
     for words, meaning in REASONS:
         if words.lower() in heard:
             fitting = next((line for line in lines if words.lower() in line.lower()), lines[-1] if lines else "")
-            return f"{meaning}. restic says: {fitting[:300]}"
+            return f"{meaning}. restic reports: {fitting[:300]}"
     return last_words(text)
 
 
@@ -131,14 +131,14 @@ def failure(what: str, text: str) -> Failed:
         return Failed(f"{what}: {explain(text)}")
     holder = next(line for line in text.splitlines() if LOCKED in line)
     return Locked(
-        f"{what}: the repository is locked by another run ({holder.strip()}). The lock of a run that was cut off is removed "
+        f"{what}: the repository is locked by another run ({holder.strip()}). The lock of an interrupted run is removed "
         "on the repository's host, half an hour later"
     )
 
 
 def last_words(text: str) -> str:
     """Return the end of what restic said."""
-    return f"restic says: {' / '.join(_lines(text)[-3:])[:500] or 'nothing'}"
+    return f"restic reports: {' / '.join(_lines(text)[-3:])[:500] or 'nothing'}"
 
 
 def _lines(text: str) -> list[str]:
@@ -260,7 +260,7 @@ class Restic:
     ) -> subprocess.Popen[bytes]:
         """Start restic; it ends with this process, even if that is killed.
 
-        What it says goes to files, as a pipe that nobody reads would stop it when it is full.
+        What it says goes to files, as a pipe that no process reads would stop it when it is full.
         """
         try:
             process = subprocess.Popen(
@@ -327,7 +327,7 @@ class Restic:
         return self.patiently(attempt)
 
     def exists(self) -> bool:
-        """Tell whether there is a repository; raises Failed when it cannot be told."""
+        """Return whether there is a repository; raises Failed when it cannot be told."""
         try:
             self.run("cat", "config", "--quiet", "--no-lock", what="the repository cannot be opened")
         except Failed as error:
@@ -518,7 +518,7 @@ class Writer:
                 message = json.loads(line)
                 if message.get("message_type") == "summary":
                     return str(message["snapshot_id"])
-        raise Failed("restic ended well but named no snapshot")
+        raise Failed("restic succeeded but named no snapshot")
 
     def abort(self) -> None:
         """End restic before it has seen the end of the data: no snapshot is made. Harmless after `commit`."""

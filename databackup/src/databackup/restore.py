@@ -94,7 +94,7 @@ def same(manifest: dict[str, Any], items: int, digest: str, what: str) -> dict[s
     found = {"keys": items, "digest": digest}
     if found != expected:
         raise Failed(
-            f"what was restored is not what its manifest says: found {items} {what} with digest {digest}, expected "
+            f"the restored data differ from their manifest: found {items} {what} with digest {digest}, expected "
             f"{expected['keys']} with {expected['digest']}"
         )
     return {"in_backup": expected, "expected": expected, "found": found, "compared": "digest"}
@@ -128,7 +128,7 @@ class Replacement(ABC):
 
     def __init__(self, say: Say) -> None:
         self.say = say
-        # What the report says of the comparison.
+        # For the report: the comparison.
         self.report: dict[str, Any] = {}
         # What is closed at the end, and before anything is put back.
         self.held = ExitStack()
@@ -159,7 +159,7 @@ class Replacement(ABC):
             return {**self.report, "kept": self.end(), "seconds": clock.seconds}
 
     def _put_back(self, error: BaseException) -> NoReturn:
-        self.say("It failed; putting back what was there")
+        self.say("It failed; putting the earlier data back")
         try:
             self.undo()
         except (Failed, OSError) as second:

@@ -47,11 +47,11 @@ class Unit:
         return "activating" if values.get("Job", "0") not in ("", "0") else values.get("ActiveState", "unknown")
 
     def active(self) -> bool:
-        """Tell whether it runs or is about to."""
+        """Return whether it runs or is about to."""
         return _systemctl("is-active", self.name).stdout.strip() in ("active", "activating", "reloading")
 
     def failed(self) -> bool:
-        """Tell whether it has ended, and will not start by itself."""
+        """Return whether it has ended, and will not start by itself."""
         return self.state() in ("failed", "inactive")
 
     def main_pid(self) -> int:
@@ -142,7 +142,7 @@ class Nothing:
     """No unit is to be stopped."""
 
     def active(self) -> bool:
-        """Tell that nothing runs."""
+        """Report that nothing runs."""
         return False
 
     def stop(self) -> None:
@@ -165,7 +165,7 @@ class Units(Unit):
         return sorted({unit for unit in told if unit.endswith((".service", ".socket"))})
 
     def active(self) -> bool:
-        """Tell whether it, or a part of it, runs."""
+        """Return whether it, or a part of it, runs."""
         return super().active() or any(Unit(unit, []).active() for unit in self._members("ConsistsOf"))
 
     def stop(self) -> None:

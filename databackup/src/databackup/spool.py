@@ -50,7 +50,7 @@ class Spool:
             self._news.notify_all()
 
     def finish(self, *, stopped: bool = False) -> None:
-        """Say that there is no more; or, with `stopped`, that it was all in vain."""
+        """Report that there is no more; or, with `stopped`, that it was all in vain."""
         with self._news:
             self._done, self._stopped = True, self._stopped or stopped
             self._news.notify_all()

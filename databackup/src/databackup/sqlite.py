@@ -4,7 +4,7 @@ A backup is made in memory, by SQLite's own online backup: no writer waits for i
 disk. It takes twice the size of the database in memory for a moment, and is refused where that is not there.
 
 What a restore replaces is moved into a folder `before-restore-…` beside it and never removed. A journal says how far
-one has come: after one that was cut off, `recover` puts the old database back.
+one has come: after one that was interrupted, `recover` puts the old database back.
 
 The folder is the application's user's, who can put a link or another file under any name there. All that is done in it is
 done with that user's rights, and what SQLite reads is read by a process of that user; the journal is in a folder of root's.
@@ -138,7 +138,7 @@ class Sqlite(Kind):
         return catalog.complete(restic, self.source, facts, when)
 
     def _give(self, teller: Teller) -> None:
-        """Tell what the database holds, and send a copy of it."""
+        """Report what the database holds, and send a copy of it."""
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
             self._copy(copy)
             try:
@@ -189,7 +189,7 @@ class Sqlite(Kind):
             raise Failed(
                 f"{self.database.parent}: there is no such folder; the role of the application makes it, run it first"
             )
-        restore.room(self.database.parent, int(manifest["bytes"]) + MARGIN, "the backup beside what is there")
+        restore.room(self.database.parent, int(manifest["bytes"]) + MARGIN, "the backup beside the present data")
 
     def no_link(self) -> None:
         with self.owner.acting():
@@ -201,14 +201,14 @@ class Sqlite(Kind):
             )
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
-        """Say what a restore would do."""
+        """Report what a restore would do."""
         unit = self.source.options["unit"]
         return [
             f"fetch {manifest['bytes']} bytes into {self.new}, compare their SHA-256 and {manifest['items']} rows' digest",
             f"stop {unit}" if unit else "see that no process has the database open",
             f"move {self.database} into a folder before-restore-… beside it",
             f"put the backup in its place and start {unit or 'nothing'} again, if it ran",
-            "if anything is wrong, put back what was there",
+            "if anything is wrong, put the present data back",
         ]
 
     def replacement(self, restic: Restic, backup: str, manifest: dict[str, Any], *, full: bool) -> restore.Replacement:
@@ -216,11 +216,11 @@ class Sqlite(Kind):
         return Replacement(self, restic, backup, manifest)
 
     def recover(self) -> str:
-        """Put the old database back if a restore was cut off; return what was done, or nothing."""
+        """Put the old database back if a restore was interrupted; return what was done, or nothing."""
         with journal.in_words():
             noted = self.journal.read()
             if noted is None and (noted := self._former()) is not None:
-                # From here on like one of this version: if this is cut off, too, it goes on from there.
+                # From here on like one of this version: if this is interrupted, too, it goes on from there.
                 self.journal.note(noted)
                 self.owner.remove(self._former_path)
             if noted is None:
@@ -295,7 +295,7 @@ class Replacement(restore.Replacement):
     def fetch(self) -> None:
         """Bring the backup here, beside the database."""
         of = self.of
-        self.say(f"Fetching {int(self.manifest['bytes']) >> 20} MiB; the application goes on")
+        self.say(f"Fetching {int(self.manifest['bytes']) >> 20} MiB; the application continues")
         of.no_link()
         of.owner.remove(of.new)
         with of.owner.new_file(of.new) as file:
@@ -311,10 +311,10 @@ class Replacement(restore.Replacement):
         self.report = restore.same(self.manifest, summary.rows, summary.digest, "rows")
 
     def _look(self, teller: Teller) -> None:
-        """Tell what the fetched database holds."""
+        """Report what the fetched database holds."""
         new = self.of.new
         if not new.is_file():
-            raise Failed(f"{new}: found something else than the file that was fetched; what has put it there?")
+            raise Failed(f"{new}: found another file than the one fetched; expected no change by another program")
         try:
             # Nothing is made beside it.
             with closing(_open(new, "mode=ro&immutable=1")) as fetched:

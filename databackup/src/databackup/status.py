@@ -93,7 +93,7 @@ def tell(source: Source) -> dict[str, Any]:
     known = read(source)
     if "skipped" in known and "failure" not in known:
         late = time.time() - known["run"] > source.max_age
-        return {"ok": not late, "text": known["skipped"] + (", but no run said so lately" if late else ""), **known}
+        return {"ok": not late, "text": known["skipped"] + (", but no recent run reported it" if late else ""), **known}
     success = known.get("success")
     failure = f"; the last run failed: {known['failure']}" if "failure" in known else ""
     if not success:

@@ -46,7 +46,7 @@ def test_what_redis_plants_moves_nothing_to_etc(redis1: Host, planted: None) -> 
     # At the next boot, by hand, and by a restore.
     redis1.run("systemctl start databackup-recover.service")
     said = redis1.run("databackup recover redis")
-    assert "no restore was cut off" in said.stderr
+    assert "no restore was interrupted" in said.stderr
     assert "is not of this program, and is not read" in said.stderr
     result = playbook("restore.yml", "-e", "restore_target=redis1", "-e", "restore_confirm=true")
     assert result.returncode != 0
@@ -184,7 +184,7 @@ echo '{noted}' >.restore.json
 END"""
     )
     assert done.rc == 0, done.stderr
-    assert "a restore was cut off; `databackup recover redis`" in redis1.run("databackup backup redis").stderr
+    assert "a restore was interrupted; `databackup recover redis`" in redis1.run("databackup backup redis").stderr
     redis1.check_output("systemctl start databackup-recover.service")
     redis1.check_output("systemctl start redis-server")
     eventually(lambda: redis1.run("redis-admin PING").rc, lambda rc: rc == 0)

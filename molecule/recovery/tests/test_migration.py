@@ -162,7 +162,7 @@ def test_maintenance_counts_copies_from_when_they_were_made(single: dict[str, st
 
 
 def test_a_migration_that_was_cut_off_goes_on(single: dict[str, str], redis1: Host, vault1: Host) -> None:
-    """Back to where a run was cut off: the old repository is open, and a part of what it holds is not there yet."""
+    """Back to where a run was interrupted: the old repository is open, and a part of what it holds is not there yet."""
     folder = "/srv/backups/lab/redis0"
     many = len(vault1.check_output(f"ls {folder}/snapshots").split())
     assert many == 2

@@ -83,7 +83,7 @@ def test_the_report_says_what_was_lost_and_how_long_it_took(rebuilt: dict[str, A
 
 
 def test_it_needed_no_package_index_and_the_timers_run_again(rebuilt: dict[str, Any], redis1: Host) -> None:
-    assert "Bring them to this controller" in rebuilt["output"]
+    assert "Fetch the wheels to this controller" in rebuilt["output"]
     for host, name in ((redis1, "redis"), (connect("app1"), "wheels")):
         assert host.service(f"databackup@{name}.timer").is_running
         assert "backup" in host.check_output(f"databackup status {name} 2>&1")

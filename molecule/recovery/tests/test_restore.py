@@ -109,7 +109,7 @@ main()
 """
     assert python(redis1, code).rc != 0
     assert redis1.file("/var/lib/databackup/.redis.restore.json").exists
-    assert "a restore was cut off" in redis1.run("databackup backup redis").stderr
+    assert "a restore was interrupted" in redis1.run("databackup backup redis").stderr
     redis1.check_output("systemctl stop redis-server && rm -rf /run/systemd/system/redis-server.service.d")
     redis1.check_output("systemctl daemon-reload && systemctl start databackup-recover.service")
     redis1.check_output("systemctl start redis-server")

@@ -95,7 +95,7 @@ def test_each_instance_is_a_confined_unit_of_its_own(name: str) -> None:
     host = connect(name)
     for port in (3002, 3003):
         assert_confined(host, f"quantdesk@{port}", "quantdesk", exposure=20)
-    # systemd holds the sockets, so that a restart refuses nobody.
+    # systemd holds the sockets, so that a restart refuses no connection.
     listeners = host.check_output("ss -Hltnp '( sport = :3002 or sport = :3003 )'").splitlines()
     assert len(listeners) == 2
     assert all('"systemd"' in line for line in listeners)

@@ -51,7 +51,7 @@ def test_names_what_was_taken_away() -> None:
             connect(name).check_output("bash -c %s", script)
     assert result.returncode != 0
     problems = " ".join(result.stdout.rsplit("fatal:", 1)[1].split())
-    assert "refused paths that it lets through: found '/metrics" in problems
+    assert "forbidden paths that reach a backend: found '/metrics" in problems
     assert "connections of clients: found 'not counted'" in problems
     assert "login in plaintext: found 'ok plaintext'" in problems
     checks = [check for check in json.loads(report.read_text())["checks"] if check["verdict"] == "FAILED"]

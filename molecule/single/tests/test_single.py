@@ -26,7 +26,7 @@ def desk1() -> Host:
 
 
 def healthy() -> bool:
-    """Tell whether the application answers through the balancer and is well."""
+    """Return whether the application answers through the balancer and is well."""
     try:
         return ask("GET", "/health")[0] == 200
     except (OSError, http.client.HTTPException):

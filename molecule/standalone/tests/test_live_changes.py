@@ -114,7 +114,7 @@ class State:
 
 
 def state(redis1: Host) -> State:
-    """Ask Redis on its host, with whatever password root has there."""
+    """Query Redis on its host, with whatever password root has there."""
     lines = redis1.check_output("redis-admin INFO server").splitlines()
     info = dict(line.split(":", 1) for line in lines if ":" in line)
     ask = "openssl s_client -connect %s:6380 </dev/null 2>/dev/null | openssl x509 -noout -subject -serial"

@@ -159,10 +159,10 @@ def test_a_release_that_fails_its_trial_never_replaces_the_one_that_serves(
     rules = app1.check_output(RULES)
     result = playbook("app.yml", "--extra-vars", json.dumps({**extra, **closing}))
     assert result.returncode != 0
-    assert "did not get well" in result.stdout
+    assert "did not become healthy" in result.stdout
     assert words in result.stdout
     assert app1.check_output("python3 -c %s", HEALTH) == "200"
-    assert "goes on serving" in result.stdout
+    assert "continues to serve" in result.stdout
     assert app1.check_output(PID) == pid
     assert app1.check_output(RULES) == rules
     left = app1.check_output("ls /run/systemd/system /run/*.env 2>/dev/null; ls /etc/quantdesk /etc/systemd/system")

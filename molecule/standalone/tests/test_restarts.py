@@ -86,7 +86,7 @@ def test_verify_asks_both_passes_and_changes_nothing(tmp_path: Path) -> None:
     inputs = json.dumps({**INPUTS, "verify_report": str(report)})
     result = playbook("verify.yml", "--limit", "redis1,outsider", "-e", inputs)
     assert result.returncode == 0, result.stdout
-    assert "all ok. The hosts are what the inventory says." in " ".join(result.stdout.split())
+    assert "all ok. The hosts are as the inventory declares." in " ".join(result.stdout.split())
     assert set(changed(result.stdout).values()) == {0}
     # The outsider's and the instances' checks, each under its own name.
     subjects = {check["subject"] for check in json.loads(report.read_text())["checks"] if check["host"] == "redis1"}

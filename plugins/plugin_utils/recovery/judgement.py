@@ -39,9 +39,9 @@ class Report:
     def verdict(self) -> str:
         """The one line that is read first."""
         if len(self.problems) == 1:
-            return f"NOT as it should be: {self.problems[0]}."
+            return f"FAILED: {self.problems[0]}."
         if self.problems:
-            return f"NOT as it should be: {len(self.problems)} problems."
+            return f"FAILED: {len(self.problems)} problems."
         words = self.facts
         if restored := self.rebuild.restored:
             words += "; nothing else is missing"
@@ -115,7 +115,7 @@ def notes_of(entry: Restored, rebuild: Rebuild) -> list[str]:
     if entry.backup_of != entry.host:
         notes.append(f"{entry.name}: the backup is one of {clean(entry.backup_of)}.")
     if entry.kept:
-        notes.append(f"{entry.name}: what was there before is kept in {clean(entry.kept)}.")
+        notes.append(f"{entry.name}: the earlier data are kept in {clean(entry.kept)}.")
     return notes
 
 

@@ -13,7 +13,7 @@ problems=$(psql "SELECT format('%s:%s: %s', sourcefile, sourceline, error) FROM 
   UNION ALL SELECT format('pg_hba.conf:%s: %s', line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL
   UNION ALL SELECT format('pg_ident.conf:%s: %s', line_number, error) FROM pg_ident_file_mappings WHERE error IS NOT NULL")
 if [ -n "$problems" ]; then
-  echo "PostgreSQL refuses, and goes on with what it has: $problems" >&2
+  echo "PostgreSQL refuses the changes, and continues with the earlier settings: $problems" >&2
   exit 1
 fi
 systemctl reload "postgresql@$version-main"

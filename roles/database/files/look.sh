@@ -20,7 +20,7 @@ echo "groups=$(id -nG postgres 2>/dev/null)"
 echo "client=$(id -u "$client" >/dev/null 2>&1 && echo yes)"
 folder=/etc/postgresql/$version/main
 echo "cluster=$([ -e "$folder/postgresql.conf" ] && echo yes)"
-# The running server against what it was started and loaded from: a run that was cut off is made good by the next one.
+# The running server against what it was started and loaded from: a run that was interrupted is completed by the next one.
 psql() { cd / && runuser -u postgres -- psql --no-psqlrc --cluster "$version/main" -qAt -c "$1" 2>/dev/null; }
 loaded=$(psql "SELECT floor(extract(epoch FROM pg_conf_load_time()))")
 echo "running=${loaded:+yes}"

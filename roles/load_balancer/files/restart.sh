@@ -12,7 +12,7 @@ if [ "$master" = 0 ]; then
   exit
 fi
 
-# Of a run that was cut off.
+# Of a run that was interrupted.
 systemctl stop $bridge 2>/dev/null || true
 trap 'systemctl kill --signal USR1 $bridge 2>/dev/null || true; rm -rf /run/$bridge' EXIT
 install --directory --mode 0700 /run/$bridge

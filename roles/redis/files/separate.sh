@@ -29,7 +29,7 @@ case $step in
     give "$old" "$new.1.gz" gzip --stdout
     as redis rm -f "$old" "$old".{1..12}.gz "/etc/redis/redis-$name.conf" "/etc/redis/redis-$name.conf.previous" \
       "/etc/redis/users-$name.acl.previous"
-    # Last: by it a run that is cut off here is known to the next one.
+    # Last: by it a run that is interrupted here is known to the next one.
     as redis rm -f "/etc/redis/users-$name.acl"
     echo "/etc/redis/redis-$name.conf"
     ;;

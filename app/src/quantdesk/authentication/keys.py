@@ -29,7 +29,7 @@ _SECRET_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 
 
 class KeysError(Exception):
-    """A text holds no acceptable public keys; the message says what was found instead."""
+    """A text holds no acceptable public keys; the message names what was found instead."""
 
 
 @dataclass(frozen=True, slots=True)

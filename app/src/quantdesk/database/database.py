@@ -42,7 +42,7 @@ class Database:
         await self.engine.dispose()
 
     async def healthy(self) -> bool:
-        """Tell whether the database answers a read of a table within HEALTH_TIMEOUT seconds."""
+        """Return whether the database answers a read of a table within HEALTH_TIMEOUT seconds."""
         try:
             query = select(prices.c.symbol).limit(1)
             await self.transactions.read(query, within=engine.HEALTH_TIMEOUT)

@@ -27,7 +27,7 @@ class RedisRefused(Exception):
 
 
 def describe(error: BaseException) -> str:
-    """Say what went wrong without repeating a server's words, which may quote a password.
+    """Report what went wrong without repeating a server's words, which may quote a password.
 
     (A server that does not know AUTH answers with the arguments that it was given.)
     """

@@ -163,7 +163,7 @@ class SharedReads:
             self._answer_late(read, lookup, current=not self._gateway.available)
 
     def _may_fill(self, read: _Read, outcome: Outcome) -> bool:
-        """Tell whether Redis still knows of every change since the read began."""
+        """Return whether Redis still knows of every change since the read began."""
         if outcome is not Outcome.MISS or read.stale:
             return False
         took = asyncio.get_running_loop().time() - read.began

@@ -8,7 +8,7 @@ _NAME: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?"
 
 
 def is_host(text: str) -> bool:
-    """Tell whether a text is an IP address or a host name."""
+    """Return whether a text is an IP address or a host name."""
     return _ip(text) is not None or _NAME.fullmatch(text) is not None
 
 

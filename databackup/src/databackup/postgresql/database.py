@@ -8,7 +8,7 @@ of them share. Both go over the socket, without a password. A transaction holds 
 the digest both read that moment.
 
 A restore loads the backup into a database of its own, compares it, and exchanges the two names in one transaction: the
-old database stays as NAME_before_restore_… A journal says how far one has come: one that was cut off before the
+old database stays as NAME_before_restore_… A journal says how far one has come: one that was interrupted before the
 exchange is undone, one after it is finished, as clients may have written to the new database since.
 """
 
@@ -228,7 +228,7 @@ class Postgresql(Kind):
         return session.summarize()
 
     def look(self, file: IO[bytes], *options: str, inherited: Sequence[int] = ()) -> str:
-        """Return what pg_restore says of a dump, at first its table of contents; raises Failed if it cannot read it."""
+        """Return pg_restore's output for a dump, at first its table of contents; raises Failed if it cannot read it."""
         file.seek(0)
         with tempfile.TemporaryFile() as err:
             process = self.server.run(
@@ -270,7 +270,7 @@ class Postgresql(Kind):
         restore.room(spool.folder(self.source), size + MARGIN, "the dump")
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
-        """Say what a restore would do."""
+        """Report what a restore would do."""
         unit = self.source.options.get("unit", "")
         return [
             f"fetch {manifest['bytes']} bytes and compare their SHA-256",
@@ -278,7 +278,7 @@ class Postgresql(Kind):
             *([f"stop {unit}"] if unit else []),
             f"end all sessions of {self.name}, rename it to {self.derived('_before_restore_…')}, and {self.new} to {self.name}",
             *([f"start {unit} again, if it ran"] if unit else []),
-            "if anything is wrong, put back what was there",
+            "if anything is wrong, put the present data back",
         ]
 
     def replacement(self, restic: Restic, backup: str, manifest: dict[str, Any], *, full: bool) -> restore.Replacement:
@@ -359,7 +359,7 @@ class Postgresql(Kind):
         return kept
 
     def recover(self) -> str:
-        """Undo a restore that was cut off, or finish it if clients reach the new data; return what was done."""
+        """Undo a restore that was interrupted, or finish it if clients reach the new data; return what was done."""
         noted = self.journal.read()
         if noted is None:
             return ""
@@ -372,7 +372,7 @@ class Postgresql(Kind):
             self.service.start(self.source.start_timeout)
         kept = self.tidy(noted)
         return (
-            f"The restore of {noted['backup'][:8]} was cut off after its data were compared and in place; it is finished"
+            f"The restore of {noted['backup'][:8]} was interrupted after its data were compared and in place; it is finished"
             + (f", the database from before is {kept}." if kept else ".")
         )
 
@@ -419,7 +419,7 @@ class Replacement(restore.Replacement):
             "active": of.service.active(),
         }
         of.journal.note(self.noted)
-        self.say(f"Loading it into {of.new}; {of.name} goes on serving")
+        self.say(f"Loading it into {of.new}; {of.name} continues to serve")
         self._create(self.session, self.here)
         self._fill(self.file, self.contents)
 

@@ -126,7 +126,7 @@ class Server:
 
     @property
     def where(self) -> str:
-        """Say which one it is."""
+        """Report which one it is."""
         return f"PostgreSQL on port {self.port} of {self.socket}"
 
     def run(
@@ -196,7 +196,7 @@ def _prepare() -> None:
 def words_of(file: IO[bytes]) -> str:
     """Return the last lines that a program has written into a file, as one."""
     lines = [line for line in said(file).strip().splitlines() if line.strip()]
-    return printable(" / ".join(lines[-3:])[:500]) or "nothing was said"
+    return printable(" / ".join(lines[-3:])[:500]) or "no message"
 
 
 def printable(text: str) -> str:

@@ -96,7 +96,7 @@ class Loose:
             return False
 
     def active(self) -> bool:
-        """Tell whether it runs."""
+        """Return whether it runs."""
         return self._lives() or self._started_again()
 
     def stop(self) -> None:
@@ -427,7 +427,7 @@ class Adoption:
         rebooted = noted["boot"] != boot_id()
         if noted.get("opening") or (rebooted and self._serves()):
             self._finish(noted, aside, rebooted)
-            return "The new server serves: the adoption that was cut off is finished."
+            return "The new server serves: the interrupted adoption is finished."
         if rebooted:
             self._leave_data(noted)
         else:
@@ -660,7 +660,7 @@ def told(plan: Plan, result: dict[str, Any]) -> str:
 
 
 def undo(path: Path, say: Say) -> dict[str, Any]:
-    """Put the old server of a plan back after a run that was cut off, or finish it; see Adoption.recover."""
+    """Put the old server of a plan back after a run that was interrupted, or finish it; see Adoption.recover."""
     plan = Plan.load(path)
     done = Adoption(plan, Unit(plan.options["unit"], plan.options["command"]), old_of(plan), say).recover()
     if done:

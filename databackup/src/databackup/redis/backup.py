@@ -48,7 +48,7 @@ def backup(source: Source, restic: Restic, say: Say, owner: Owner, prove: Proof)
         if replica:
             return {"skipped": f"the replica {replica} backs this data up"}
         if told.get("loading", "0") != "0":
-            raise Failed("Redis is still loading its data; what it has is not all. The next run tries again")
+            raise Failed("Redis is still loading its data, and has a part of them only. The next run tries again")
         if told.get("role") == "slave" and told.get("master_link_status") != "up":
             raise Failed("this replica has lost its primary, its data may be old; the next run tries again")
         room(folder(source), int(told.get("used_memory", 0)) + MARGIN, "a snapshot")
@@ -57,7 +57,7 @@ def backup(source: Source, restic: Restic, say: Say, owner: Owner, prove: Proof)
             snapshot = Snapshot(client)
             result = _transfer(source, restic, snapshot, when, say, owner)
         except (OSError, ProtocolError) as error:
-            raise Failed(f"the snapshot was cut off: {error}") from None
+            raise Failed(f"the snapshot was interrupted: {error}") from None
         except ErrorReply as error:
             raise Failed(f"Redis gives no snapshot: {error}") from None
     facts = {
@@ -86,7 +86,7 @@ def _files(paths: list[str], owner: Owner, say: Say) -> dict[str, str]:
 def _transfer(
     source: Source, restic: Restic, snapshot: Snapshot, when: datetime, say: Say, owner: Owner
 ) -> dict[str, Any]:
-    """Take the snapshot, check it, and write it; return what the manifest says of the data."""
+    """Take the snapshot, check it, and write it; return the manifest's part about the data."""
     spool = Spool(folder(source))
     digester = Digester(spool.file.fileno())
     try:

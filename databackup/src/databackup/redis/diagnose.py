@@ -62,7 +62,7 @@ class Diagnosis:
 
     @property
     def serving(self) -> bool:
-        """Tell whether clients have their data."""
+        """Return whether clients have their data."""
         return self.server == "serving"
 
     @property
@@ -93,7 +93,7 @@ class Examination:
         """
         if self.target.cut_off:
             raise Failed(
-                f"a restore was cut off, so what is in {self.target.data} is neither the old nor the new data; "
+                f"a restore was interrupted, so the content of {self.target.data} is neither the old nor the new data; "
                 f"`databackup recover {self.target.source.name}` puts the old ones back"
             )
         found = Diagnosis(server=self._server())
@@ -138,7 +138,7 @@ class Examination:
             )
         elif found.serving and not found.starts:
             running = (
-                "Redis serves, from its memory, what it loaded before that. Have it write its files anew: BGREWRITEAOF "
+                "Redis serves, from its memory, what it loaded before that. Write its files anew: BGREWRITEAOF "
                 "(BGSAVE without an append-only file). Do not restart it before."
             )
         cut = f" {found.cut.text}" if found.cut else ""
@@ -146,7 +146,7 @@ class Examination:
         return found
 
     def _server(self) -> str:
-        """Tell whether the server serves, loads, is being started, or does not run."""
+        """Return whether the server serves, loads, is being started, or does not run."""
         if not self.service.active():
             return "stopped"
         try:
@@ -206,7 +206,7 @@ class Examination:
         )
 
     def _newer(self, found: Diagnosis, path: Path) -> bool:
-        """Tell whether a snapshot that is refused was written by a newer Redis, and note that."""
+        """Return whether a snapshot that is refused was written by a newer Redis, and note that."""
         ours = version_of(self.options["binary"])
         origin = rdb.origin_of(path)
         if origin is None or not origin.beyond(ours):
@@ -219,7 +219,7 @@ class Examination:
         return True
 
     def _missing(self, found: Diagnosis, what: str) -> None:
-        # Redis begins with nothing, and nobody is told.
+        # Redis begins with nothing, and no message is printed.
         found.state, found.starts, found.fixable = MISSING, True, False
         found.text = f"{what}: Redis would start with no data at all."
 

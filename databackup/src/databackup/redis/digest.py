@@ -1,4 +1,4 @@
-"""The digest of an RDB in a process of its own, beside whoever reads or writes the data: it takes a whole core."""
+"""The digest of an RDB in a process of its own, beside the reader or writer of the data: it takes a whole core."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class Digester:
         theirs.close()
 
     def advance(self, size: int) -> None:
-        """Say that so many bytes are there."""
+        """Report that so many bytes are there."""
         with suppress(BrokenPipeError):
             self.news.send(size)
 
     def result(self) -> rdb.Summary:
-        """Say that there is no more, and return what is in the file; raises Failed for what is no whole snapshot."""
+        """Report that there is no more, and return what is in the file; raises Failed for what is no whole snapshot."""
         with suppress(BrokenPipeError):
             self.news.send(END)
         try:

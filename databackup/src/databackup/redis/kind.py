@@ -37,14 +37,14 @@ class Redis(Kind):
         self.target.accept(manifest)
 
     def would(self, manifest: dict[str, Any]) -> list[str]:
-        """Say what a restore would do."""
+        """Report what a restore would do."""
         data, unit = self.options["data"], self.options["unit"]
         return [
             f"fetch {manifest['bytes']} bytes into {data} and compare their SHA-256",
             f"stop {unit}",
             f"move what is in {data} into a folder before-restore-… in it",
             f"start {unit} out of its clients' reach and compare {manifest['items']} keys and their digest",
-            "let the clients in; or, if anything is wrong, put back what was there",
+            "let the clients in; or, if anything is wrong, put the present data back",
         ]
 
     def replacement(self, restic: Restic, backup: str, manifest: dict[str, Any], *, full: bool) -> Replacement:
@@ -52,7 +52,7 @@ class Redis(Kind):
         return FromBackup(self.target, restic, backup, manifest, full=full)
 
     def recover(self) -> str:
-        """Undo a restore that was cut off."""
+        """Undo a restore that was interrupted."""
         target = self.target
         done = target.recover()
         log.note_sizes(target)

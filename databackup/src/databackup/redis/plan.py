@@ -41,13 +41,13 @@ def choose(found: Diagnosis, replica: Replica | None, way: str, find: Callable[[
     `find` returns what is known of the latest backup, and raises Failed where there is none.
     """
     if way == REPLICA and replica is None:
-        raise Failed("a re-sync needs a replica: say which, with --replica HOST:PORT")
+        raise Failed("a re-sync needs a replica: --replica HOST:PORT")
     if not way and (found.serving or (found.server == "loading" and found.starts)):
-        raise Failed(f"there is nothing that a repair could better: {found.text} To replace its data, say which --way")
+        raise Failed(f"there is nothing that a repair could better: {found.text} To replace its data, choose a --way")
     if found.state == NEWER:
         raise Failed(f"there is nothing to repair: {found.text}")
     if not way and found.state == SOUND:
-        raise Failed(f"there is nothing to repair: {found.text} To replace the data, say which --way")
+        raise Failed(f"there is nothing to repair: {found.text} To replace the data, choose a --way")
     plan = Plan()
     if replica is not None:
         try:

@@ -64,5 +64,5 @@ class Proof:
 
 
 def _accepted(connection: socket.socket) -> bool:
-    """Tell whether some process of this host has the other end, or it is not on this host."""
+    """Return whether some process of this host has the other end, or it is not on this host."""
     return peer.other_end(connection) != {peer.PENDING}

@@ -1,6 +1,6 @@
 """Count the keys of an RDB stream and take a digest of its data, while it arrives.
 
-The digest says whether two snapshots hold the same data, whatever order their keys are in and however Redis packs its
+The digest shows whether two snapshots hold the same data, whatever order their keys are in and however Redis packs its
 collections: it is the sum of one hash for each key, over its database, name, value and expiry. Strings count as Redis
 stores them, so two snapshots compare only if both were made with the same `rdbcompression`. What a snapshot says of
 memory, idle times and consumers' last visits is left out.
@@ -27,14 +27,14 @@ FORMATS = {10: (7, 0), 11: (7, 2), 12: (7, 4)}
 VALKEY_FORMAT = 80
 # Of a format that is not known here, so many bytes have their checksum compared.
 CHECKED = 16 << 20
-# What a snapshot says of who wrote it is within so many bytes.
+# The name of its writer is within so many bytes of a snapshot.
 HEAD = 512
 MASK = (1 << 128) - 1
 SALT_NONE = bytes(16)
 
 
 class Damaged(Exception):
-    """The stream is no RDB, is cut off, or holds something that this version does not know."""
+    """The stream is no RDB, is truncated, or holds something that this version does not know."""
 
 
 class Newer(Damaged):
@@ -62,7 +62,7 @@ class Summary:
     # For each key that expires: when, in milliseconds since the epoch, and the lower half of its hash.
     expiries: array[int] = field(default_factory=lambda: array("Q"))
     hashes: array[int] = field(default_factory=lambda: array("Q"))
-    # What Redis says of itself at the stream's beginning, such as redis-ver and used-mem.
+    # The facts about the writer at the stream's beginning, such as redis-ver and used-mem.
     about: dict[str, str] = field(default_factory=dict)
     functions: int = 0
 
@@ -108,9 +108,9 @@ def decompress(data: bytes, length: int) -> bytes:
             else:
                 out += (out[start:] * (size // back + 1))[:size]
     except IndexError:
-        raise Damaged("a compressed text is cut off") from None
+        raise Damaged("a compressed text is truncated") from None
     if len(out) != length:
-        raise Damaged("a compressed text has not the length that it says")
+        raise Damaged("a compressed text has another length than it declares")
     return bytes(out)
 
 
@@ -151,7 +151,7 @@ def listpack(data: bytes) -> list[bytes]:
                 1 if size < 128 else 2 if size < 16384 else 3 if size < 2097152 else 4 if size < 268435456 else 5
             )
     except IndexError:
-        raise Damaged("a listpack is cut off") from None
+        raise Damaged("a listpack is truncated") from None
     return items
 
 
@@ -180,7 +180,7 @@ def ziplist(data: bytes) -> list[bytes]:
             items.append(data[at : at + length])
             at += length
     except IndexError:
-        raise Damaged("a ziplist is cut off") from None
+        raise Damaged("a ziplist is truncated") from None
     return items
 
 
@@ -189,7 +189,7 @@ def intset(data: bytes) -> list[bytes]:
     width, count = struct.unpack_from("<II", data)
     code = {2: "h", 4: "i", 8: "q"}.get(width)
     if code is None or len(data) != 8 + width * count:
-        raise Damaged("an intset has not the length that it says")
+        raise Damaged("an intset has another length than it declares")
     return [b"%d" % number for number in struct.unpack_from(f"<{count}{code}", data, 8)]
 
 
@@ -219,7 +219,7 @@ def _scored(items: list[bytes]) -> int:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a snapshot says of who wrote it."""
+    """The writer of a snapshot, as it names itself."""
 
     # Redis or Valkey.
     program: str
@@ -230,7 +230,9 @@ class Origin:
     @property
     def text(self) -> str:
         """Return it for an operator."""
-        name = f"{self.program} {self.version}" if self.version else f"a {self.program} that does not say its version"
+        name = (
+            f"{self.program} {self.version}" if self.version else f"a {self.program} that does not declare its version"
+        )
         return f"{name} (RDB format {self.format})"
 
     @property
@@ -244,7 +246,7 @@ class Origin:
         return f"{known} reads it"
 
     def beyond(self, installed: tuple[int, ...]) -> bool:
-        """Tell whether it is too new for an installed Redis.
+        """Return whether it is too new for an installed Redis.
 
         A format that is newer than the Redis which the file names is none: there, the number itself is damaged.
         """
@@ -253,7 +255,7 @@ class Origin:
         return self.program != "Redis" or not self.version or numbers(self.version) > installed[:2]
 
     def unread(self, installed: tuple[int, ...]) -> str:
-        """Say that an installed Redis does not read it, and which one does."""
+        """Report that an installed Redis does not read it, and which one does."""
         here = ".".join(map(str, installed))
         return f"was written by {self.text}, which Redis {here} here does not read. {self.reader}"
 
@@ -283,7 +285,7 @@ def origin(head: bytes) -> Origin | None:
 
 
 def origin_of(path: Path) -> Origin | None:
-    """Return what a file says of who wrote it; None for what is no snapshot, or cannot be read."""
+    """Return the writer of a file; None for a file that is no snapshot, or cannot be read."""
     try:
         with path.open("rb") as file:
             return origin(file.read(HEAD))
@@ -292,7 +294,7 @@ def origin_of(path: Path) -> Origin | None:
 
 
 def foreign(path: Path) -> bool:
-    """Tell whether a file is a snapshot that Redis does not take for one."""
+    """Return whether a file is a snapshot that Redis does not take for one."""
     found = origin_of(path)
     return found is not None and found.program == "Valkey" and found.format >= VALKEY_FORMAT
 
@@ -347,7 +349,7 @@ class Reader:
                 part = next(self.chunks)
             except StopIteration:
                 self.buffer = b"".join(parts)
-                raise Damaged("the snapshot is cut off") from None
+                raise Damaged("the snapshot is truncated") from None
             parts.append(part)
             size += len(part)
         self.buffer = b"".join(parts)
@@ -629,7 +631,7 @@ def _special(reader: Reader, kind: int, summary: Summary, state: _State) -> bool
         summary.lasting_sum += _hash(b"function", text)
         summary.functions += 1
     elif kind in (0xF7, 6, 7):
-        raise Damaged("the snapshot holds data of a module, which nobody but that module can read")
+        raise Damaged("the snapshot holds data of a module, which only that module can read")
     else:
         raise Damaged(f"the snapshot holds a value of an unknown kind ({kind})")
     return False

@@ -84,4 +84,4 @@ class Replica:
             try:
                 yield from Snapshot(client).chunks()
             except (OSError, ProtocolError, ErrorReply) as error:
-                raise Failed(f"the snapshot of {self.address} was cut off: {error}") from None
+                raise Failed(f"the snapshot of {self.address} was interrupted: {error}") from None

@@ -19,7 +19,7 @@ class Snapshot:
     """A stream of the server's data as of one moment. `offset` and `replication_id` say which."""
 
     def __init__(self, client: Client) -> None:
-        """Ask for the data; raises Failed when the server gives none."""
+        """Request the data; raises Failed when the server gives none."""
         try:
             # The end by a mark: a server that sends straight from memory does not know the length before.
             client.call("REPLCONF", "capa", "eof")

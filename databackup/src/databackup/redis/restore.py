@@ -1,7 +1,7 @@
 """Put a backup in the place of a Redis server's data, or leave everything as it was.
 
 What is here now is moved aside within its folder and never removed. A journal says how far a restore has come: after a
-run that was cut off, `recover` puts the old data back.
+run that was interrupted, `recover` puts the old data back.
 
 The folder is the server's user's, who can put anything under any name there at any moment. All that is done in it is done
 with that user's rights; the journal is in a folder of root's.
@@ -120,7 +120,7 @@ class Target:
                 f"the backup takes {used >> 20} MiB in memory, and maxmemory is {limit >> 20} MiB: keys would be thrown "
                 "away. Expected that it fits: raise redis_maxmemory and run redis.yml first"
             )
-        restore.room(self.data, int(manifest["bytes"]) + MARGIN, "the backup beside what is there")
+        restore.room(self.data, int(manifest["bytes"]) + MARGIN, "the backup beside the present data")
 
     def receive(self, chunks: Iterable[bytes], what: str, of: str = "") -> tuple[Path, int, str]:
         """Write a snapshot where Redis does not look at it, as what Redis will load; return path, size and SHA-256.
@@ -199,7 +199,7 @@ class Target:
                 client.call("CONFIG", "SET", "save", "")
 
     def recover(self) -> str:
-        """Put the old data back if a restore was cut off, and start what ran then; return what was done, or nothing."""
+        """Put the old data back if a restore was interrupted, and start what ran then; return what was done, or nothing."""
         with journal.in_words():
             noted = self.journal.read()
             return self._put_back(noted) if noted else self._recover_former()
@@ -229,7 +229,7 @@ class Target:
 
     @property
     def cut_off(self) -> bool:
-        """Whether a restore was cut off: what is in place now may be half of something."""
+        """Whether a restore was interrupted: what is in place now may be half of something."""
         return self.journal.path.exists() or self.former() is not None
 
     # --- A restore that an earlier version began ---
@@ -260,7 +260,7 @@ class Target:
             self.owner.remove(self.new)
             self.journal.forget()
             return ""
-        # From here on like one of this version: if this is cut off, too, it goes on from there.
+        # From here on like one of this version: if this is interrupted, too, it goes on from there.
         self.journal.note(noted)
         self.owner.remove(self.data / FORMER_JOURNAL)
         return self._put_back(noted)
@@ -311,7 +311,7 @@ class Target:
             try:
                 return rdb.summarize(Snapshot(client).chunks())
             except rdb.Damaged as error:
-                raise Failed(f"what Redis has cannot be read back: {error}") from None
+                raise Failed(f"the data of Redis cannot be read back: {error}") from None
 
     def compare(self, apart: dict[str, Any], file: rdb.Summary, manifest: dict[str, Any], full: bool) -> dict[str, Any]:
         """Raise Failed if what Redis has is not what the manifest says; return keys and digests, wanted and found.
@@ -321,7 +321,7 @@ class Target:
         """
         if (file.keys, file.digest) != (manifest["items"], manifest["digest"]):
             raise Failed(
-                f"the restored file is not what its manifest says: found {file.keys} keys with digest {file.digest}, "
+                f"the restored file differs from its manifest: found {file.keys} keys with digest {file.digest}, "
                 f"expected {manifest['items']} with {manifest['digest']}"
             )
         moment = int((time.time() + AHEAD) * 1000)
@@ -423,7 +423,7 @@ class FromBackup(Replacement):
     def fetch(self) -> None:
         """Bring the backup here, under a name that Redis does not look at."""
         expected = int(self.manifest["bytes"]) >> 20
-        serving = "; Redis goes on serving" if self.target.service.active() else ""
+        serving = "; Redis continues to serve" if self.target.service.active() else ""
         self.say(f"Fetching {expected} MiB{serving}")
         chunks = restore.stored(self.restic, self.manifest, SUFFIX)
         self.path, size, sha256 = self.target.receive(chunks, "the backup", f" of {expected}")

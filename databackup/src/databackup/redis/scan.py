@@ -28,7 +28,7 @@ def _number(text: bytes) -> int:
 
 
 def ends_early(path: Path, whole: int) -> bool:
-    """Tell whether Redis comes to the end of the file before it finds something that is no command.
+    """Return whether Redis comes to the end of the file before it finds something that is no command.
 
     That is what it takes for a cut tail. It reads on from where `redis-check-aof` stopped, by the rules of
     https://github.com/redis/redis/blob/7.0/src/aof.c (loadSingleAppendOnlyFile).
@@ -73,7 +73,7 @@ def commands_behind(path: Path, whole: int) -> int | None:
 
 
 def transaction_begins(path: Path, whole: int) -> bool:
-    """Tell whether a transaction begins there that has no end: its commands are whole, and none of them counts."""
+    """Return whether a transaction begins there that has no end: its commands are whole, and none of them counts."""
     with path.open("rb") as file:
         file.seek(whole)
         return file.read(32).upper().startswith(b"*1\r\n$5\r\nMULTI\r\n") and ends_early(path, whole)

@@ -108,7 +108,7 @@ def connect(
 
 
 def info(client: Client, *sections: str) -> dict[str, str]:
-    """Return what INFO says."""
+    """Return the answer to INFO."""
     found: dict[str, str] = {}
     for section in sections:
         told = str(client.call("INFO", section))
@@ -117,7 +117,7 @@ def info(client: Client, *sections: str) -> dict[str, str]:
 
 
 def count(keyspace: dict[str, str]) -> int:
-    """Return the number of keys in all databases, by what INFO says of the keyspace; other sections do not matter."""
+    """Return the number of keys in all databases, by the keyspace of INFO; other sections do not matter."""
     return sum(
         int(counts.split(",")[0].removeprefix("keys="))
         for name, counts in keyspace.items()
