@@ -159,9 +159,9 @@ def outsider() -> Host:
 
 
 @pytest.fixture(scope="session")
-def vault1() -> Host:
+def backup1() -> Host:
     """The host that holds the backups."""
-    return connect("vault1")
+    return connect("backup1")
 
 
 def secret(name: str) -> str:

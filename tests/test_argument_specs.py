@@ -32,7 +32,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
         "backup_master_password": "x" * 32,
         "backup_environment": "example",
     },
-    "backup_vault": {"backup_vault_hosts": [{"name": "one", "key": "ssh-ed25519 AAAA"}]},
+    "backup_repository": {"backup_repository_hosts": [{"name": "one", "key": "ssh-ed25519 AAAA"}]},
     "certificates": {"certificates_path": "/etc/ssl/example"},
     "database": {"database_name": "example", "database_password": "x" * 16, "database_clients": ["10.0.0.2"]},
     "firewall": {},

@@ -73,11 +73,11 @@ def test_a_phase_ends_where_the_next_begins() -> None:
 
 
 def test_hosts_come_with_their_keys_or_without() -> None:
-    assert backup.vault_hosts(["a", "b"], ["ssh-ed25519 AAAA x", ""]) == [
+    assert backup.repository_hosts(["a", "b"], ["ssh-ed25519 AAAA x", ""]) == [
         {"name": "a", "key": "ssh-ed25519 AAAA x"},
         {"name": "b", "key": ""},
     ]
-    assert backup.vault_hosts(["a"]) == [{"name": "a", "key": ""}]
+    assert backup.repository_hosts(["a"]) == [{"name": "a", "key": ""}]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_hosts_come_with_their_keys_or_without() -> None:
     ],
 )
 def test_what_is_no_host_is_named(hosts: object, problem: str) -> None:
-    assert problem in "; ".join(backup.vault_host_problems(hosts))
+    assert problem in "; ".join(backup.repository_host_problems(hosts))
 
 
 def test_each_host_of_each_environment_has_an_account_and_a_password_of_its_own() -> None:

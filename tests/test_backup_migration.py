@@ -82,7 +82,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_copied(place: Path) -> 
     repository = own(place)
     done = module.migrated(RUN, repository, old, old.sorted("lab")[0]["redis1"])
     assert "1 of 3 snapshots were not copied" in done["failed"], done
-    assert f'backup_vault_single_without: ["{lost[:8]}"]' in done["failed"]
+    assert f'backup_repository_single_without: ["{lost[:8]}"]' in done["failed"]
     assert module.originals(repository) == set(kept)
     # Left out by name, the rest is whole.
     old = module.Single(str(single), OLD, [lost[:8]])

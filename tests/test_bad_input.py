@@ -487,11 +487,11 @@ FAULTS: Faults = {
             ["redis_repository.url", "redis_repository.version", "redis_repository.key"],
         ),
     },
-    # Of the role backup_vault.
-    "vault": {
-        "hosts of the vault": ({"backup_vault_hosts": [{"name": "../x", "key": ""}]}, ["backup_vault_hosts"]),
-        "retention of the vault": ({"backup_vault_retention": {}}, ["backup_vault_retention"]),
-        "path of the vault": ({"backup_vault_path": "relative"}, ["backup_vault_path"]),
+    # Of the role backup_repository.
+    "backup1": {
+        "hosts with backups": ({"backup_repository_hosts": [{"name": "../x", "key": ""}]}, ["backup_repository_hosts"]),
+        "retention of backups": ({"backup_repository_retention": {}}, ["backup_repository_retention"]),
+        "path of the backups": ({"backup_repository_path": "relative"}, ["backup_repository_path"]),
     },
 }
 
@@ -500,14 +500,14 @@ FAULTS: Faults = {
 def report(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     """One run over hosts of which each has its own faults, or none."""
     wrong = {host: with_all(cases) for host, cases in PACKED.items()}
-    one, two, three, four, five, vault = ({host: faulty(FAULTS, host)} for host in FAULTS)
+    one, two, three, four, five, backup1 = ({host: faulty(FAULTS, host)} for host in FAULTS)
     return run(
         tmp_path_factory.mktemp("report"),
         {**wrong, **one, **two, **three, **five, "good": variables()},
         wrong,
         database={**wrong, **four},
         load_balancer={**wrong, **four},
-        backup_vault=vault,
+        backup_repository=backup1,
     )
 
 

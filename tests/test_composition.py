@@ -61,7 +61,7 @@ def rules(found: dict[str, Any]) -> dict[str, tuple[list[int], list[str]]]:
     return {rule["name"]: ([int(port) for port in rule["ports"]], rule["from"]) for rule in found["firewall_allow"]}
 
 
-ALL = ["redis", "app", "load_balancer", "database", "backup_vault"]
+ALL = ["redis", "app", "load_balancer", "database", "backup_repository"]
 
 
 def test_one_machine_in_all_groups_gets_what_each_of_them_asks_for(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_one_machine_in_all_groups_gets_what_each_of_them_asks_for(tmp_path: Pat
 def test_a_host_in_two_groups_of_a_larger_site_has_both_parts_and_others_have_theirs(tmp_path: Path) -> None:
     found = site(
         tmp_path,
-        {"redis": ["a", "b"], "app": ["b", "c"], "backup_vault": ["v"], "outsiders": ["x"]},
+        {"redis": ["a", "b"], "app": ["b", "c"], "backup_repository": ["v"], "outsiders": ["x"]},
         {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3", "v": "10.0.0.4", "x": "10.0.0.5"},
         app_clients=["10.0.0.9"],
         redis_instances=[{"name": "cache"}, {"name": "state", "tls_port": 6381}],

@@ -174,7 +174,8 @@ def preflight(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedP
     hosts["unquoted"] = {**good, "redis_appendfsync": False, "redis_password": 12345678901234567890}
     hosts["times"] = {**good, "backup_calendar": 750, "app_environment": {"AT": "{{ now() }}"}}
     hosts["undescribed"] = {**good, "redis_maxmemory": "lots", "backup_calendar": ""}
-    return run(tmp_path_factory.mktemp("types"), hosts, hosts, database=hosts, load_balancer=hosts, backup_vault=hosts)
+    groups = {"database": hosts, "load_balancer": hosts, "backup_repository": hosts}
+    return run(tmp_path_factory.mktemp("types"), hosts, hosts, **groups)
 
 
 @pytest.mark.slow

@@ -576,7 +576,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     adopting = {**plain, "database_adopt": "keep", "load_balancer_adopt": "replace", "database_listen": ["127.0.0.1"]}
     both = {"one": plain, "two": adopting}
     try:
-        done = run(folder, {"one": plain}, both, database=both, load_balancer=both, backup_vault=both)
+        done = run(folder, {"one": plain}, both, database=both, load_balancer=both, backup_repository=both)
     finally:
         patch.undo()
     assert done.returncode != 0

@@ -24,7 +24,7 @@ FILLED = {
 # A small part of each role, which is skipped: with it a play knows the role's variables.
 SMALL = {
     **{"redis": "describe", "firewall": "install", "certificates": "verify", "app": "user"},
-    **{"load_balancer": "install", "backup": "program", "backup_vault": "install"},
+    **{"load_balancer": "install", "backup": "program", "backup_repository": "install"},
 }
 # What a role makes of its inputs, by the name that it has below.
 MADE = {
@@ -38,7 +38,7 @@ MADE = {
     "certificates": {"files": "__certificates_install"},
     "app": {"environment": "__app_environment_text", "ports": "app_ports", "root": "app_root"},
     "load_balancer": {"haproxy.cfg": "lookup('ansible.builtin.template', 'haproxy.cfg.j2')"},
-    "backup_vault": {"retention": "backup_vault_retention | quantdesk.redis.backup_retention"},
+    "backup_repository": {"retention": "backup_repository_retention | quantdesk.redis.backup_retention"},
     "backup": {"files": "__backup_config_files", "sources": "backup_sources", "units": "__backup_unit_files"},
 }
 
@@ -91,7 +91,7 @@ CHANGES = {
     "backup_repository": Change("/mine/repository", "backup", "files", "/mine/repository"),
     "backup_secrets": Change({"MINE_KEY": "x"}, "backup", "files", "MINE_KEY"),
     "backup_calendar": Change("*:7", "backup", "units", "*:7"),
-    "backup_retention": Change({"daily": 77}, "backup_vault", "retention", "77"),
+    "backup_retention": Change({"daily": 77}, "backup_repository", "retention", "77"),
     "database_url": Change("postgresql://other.example/x", "app", "environment", "postgresql://other.example/x"),
 }
 # What a change wants beside it.
@@ -131,7 +131,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     together = {name: value for name, value in values.items() if name not in ALONE}
     hosts = {name: {**FILLED, name: values[name]} for name in ALONE}
     hosts |= {"untouched": FILLED, "together": {**FILLED, **BESIDES, **together}}
-    names = ("redis", "app", "database", "load_balancer", "backup_vault")
+    names = ("redis", "app", "database", "load_balancer", "backup_repository")
     groups = {group: {"hosts": dict.fromkeys(hosts)} for group in names}
     (inventory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": groups}}))
     instance = yaml.safe_load((PROJECT / "playbooks/tasks/redis_instance.yml").read_text())[0]["vars"]

@@ -1,4 +1,4 @@
-"""Times of backups where the host, the vault or the controller has a time zone of its own, and changes the clock."""
+"""Times of backups where a host or the controller has a time zone of its own, and changes the clock."""
 
 from __future__ import annotations
 

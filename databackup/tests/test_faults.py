@@ -188,7 +188,7 @@ def sftp(site: Site, port: int, timeout: float, *more: str) -> None:
 
 
 def test_a_repository_to_which_one_can_only_add(site: Site) -> None:
-    """As the role backup_vault serves it, but for ssh."""
+    """As the role backup_repository serves it, but for ssh."""
     serve = site.folder / "serve"
     serve.write_text(
         "#!/bin/sh\nexec rclone serve restic --stdio --append-only --config= --local-no-preallocate "

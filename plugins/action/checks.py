@@ -44,6 +44,9 @@ decide it: true or false, or one of a few words.
 `write` names files on the controller, one or several or none: JSON where the name ends in .json, JUnit XML in .xml.
 They are written whole or not at all, also when checks failed.
 
+With `renamed: true` a variable or a group that earlier versions knew by another name is a failed check, too, as is a
+template that refers to one. The names are in plugin_utils/renamed.py; it costs no evaluation where there are none.
+
 A role that is used on its own fails at once. In a play that sets `checks_deferred` to a name, results gather in each
 host's fact of that name until the play's report, which shows every problem of every host.
 """
@@ -64,6 +67,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import is_trusted_as_template, trust_as_template
 from ansible_collections.quantdesk.redis.plugins.module_utils.audit import FAILED, NOT_APPLICABLE, OK
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.renamed import findings
 
 ANSWER_WIDTH = 60
 COLUMNS = ("VERDICT", "CONTROL", "HOST", "SUBJECT", "CHECK", "FOUND", "EXPECTED")
@@ -111,17 +115,16 @@ def name_controls(numbers: list[int]) -> str:
 
 def group_problems(results: Results) -> list[str]:
     """Return one line for each distinct problem, with the hosts that have it."""
-    hosts_of: dict[tuple[str, str, str, str], list[str]] = {}
+    hosts_of: dict[tuple[str, str], list[str]] = {}
     for host, checks in results.items():
         for check in checks:
             if check["verdict"] == FAILED:
-                key = (check["name"], check["found"], check["expected"], name_controls(check["control"]))
+                problem = check.get("text") or f"{check['name']}: found {check['found']}; expected {check['expected']}"
+                control = name_controls(check["control"])
+                key = (problem, f" ({control})" if control else "")
                 if host not in hosts_of.setdefault(key, []):
                     hosts_of[key].append(host)
-    return [
-        f"{name}: found {found}; expected {expected}. [{', '.join(hosts)}]" + (f" ({control})" if control else "")
-        for (name, found, expected, control), hosts in hosts_of.items()
-    ]
+    return [f"{problem}. [{', '.join(hosts)}]{control}" for (problem, control), hosts in hosts_of.items()]
 
 
 def table(results: Results) -> list[str]:
@@ -258,7 +261,9 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("subject", "inputs", "checks", "rows", "report", "success", "failure", "table", "write"))
+    _VALID_ARGS = frozenset(
+        ("subject", "inputs", "checks", "rows", "renamed", "report", "success", "failure", "table", "write")
+    )
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Collect or report; raises AnsibleActionFail with every problem in one message."""
@@ -340,13 +345,23 @@ class ActionModule(ActionBase):
         expected = check.get("expected") or show(wanted)
         return {**result, "found": shown, "expected": expected, "verdict": OK if ok else FAILED}
 
+    def _old_names(self, subject: str, task_vars: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return a failed check for each old name that the inventory has."""
+        results = []
+        for finding in findings(task_vars):
+            found = shorten(plain(task_vars[finding.where])) if finding.shown else "a hidden value"
+            text = f"{finding.where} {finding.rule}: {finding.reason}" + (f"; found {found}" if finding.shown else "")
+            result = {"subject": subject, "name": finding.where, "control": [], "found": found, "verdict": FAILED}
+            results.append({**result, "expected": f"no such name: {finding.reason}", "text": text})
+        return results
+
     def _collect(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         if "rows" in self._task.args:
             return self._keep(task_vars, list(self._task.args["rows"]))
         subject, role = self._task.args["subject"], self._task.args.get("inputs")
         items = [*(input_checks(self._options(role)) if role else []), *self._task.args["checks"]]
         known = self._answers(items)
-        fresh: list[dict[str, Any]] = []
+        fresh = self._old_names(subject, task_vars) if self._task.args.get("renamed") else []
         failed: set[str] = set()
         for check in items:
             # What cannot be judged before something else is right would only say the same twice.

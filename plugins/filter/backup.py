@@ -83,13 +83,13 @@ def source_problems(sources: Any) -> list[str]:
     return wrong
 
 
-def vault_hosts(names: Iterable[str], keys: Iterable[str] = ()) -> list[dict[str, str]]:
-    """Return for the role backup_vault each host with its key; an empty one for those of which none is known."""
+def repository_hosts(names: Iterable[str], keys: Iterable[str] = ()) -> list[dict[str, str]]:
+    """Return for the role backup_repository each host with its key; an empty one for those of which none is known."""
     return [{"name": name, "key": str(key or "")} for name, key in zip_longest(names, keys, fillvalue="")]
 
 
-def vault_host_problems(hosts: Any) -> list[str]:
-    """Return what is wrong with the hosts of the role backup_vault."""
+def repository_host_problems(hosts: Any) -> list[str]:
+    """Return what is wrong with the hosts of the role backup_repository."""
     if not isinstance(hosts, list):
         return [f"found {type(hosts).__name__}"]
     wrong: list[str] = []
@@ -151,8 +151,8 @@ class FilterModule:
             "backup_host_password": backup_places.password,
             "backup_repositories": repositories,
             "backup_lines": backup_lines,
-            "backup_vault_hosts": vault_hosts,
-            "backup_vault_host_problems": vault_host_problems,
+            "backup_repository_hosts": repository_hosts,
+            "backup_repository_host_problems": repository_host_problems,
             "backup_source_files": source_files,
             "backup_retention": retention,
             "backup_retention_problems": retention_problems,

@@ -321,7 +321,7 @@ def shared(path: str) -> str:
 def elsewhere(path: str, single: str) -> list[str]:
     """Return the open repositories in places where earlier versions made the one that all hosts shared.
 
-    That was in a folder of any name, in backup_vault_path of then, which was the home of its account.
+    That was in a folder of any name, in backup_repository_path of then, which was the home of its account.
     """
     folders = {path}
     with suppress(KeyError):

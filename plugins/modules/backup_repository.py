@@ -503,7 +503,7 @@ def migrated(
             result["copied"] = len(missing) - len(lost)
             result["failed"] = (
                 f"{len(lost)} of {len(wanted)} snapshots were not copied ({told}). Run it again; what cannot be read "
-                f"is left out by backup_vault_single_without: [{names}]"
+                f"is left out by backup_repository_single_without: [{names}]"
             )
     return result
 

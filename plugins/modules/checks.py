@@ -49,6 +49,10 @@ options:
       found: {description: What was found., type: str, required: true}
       expected: {description: What is expected., type: str, required: true}
       verdict: {description: How it ended., type: str, choices: [ok, FAILED, n/a], required: true}
+  renamed:
+    description: Whether variables and groups of earlier versions' names are failed checks as well.
+    type: bool
+    default: false
   report: {description: The title of a report., type: str}
   success: {description: The last sentence of a report without problems., type: str}
   failure: {description: The last sentence of a report with problems., type: str}

@@ -72,8 +72,8 @@ REASONS = (
     ),
     (
         "error talking HTTP to rclone",
-        "the repository's host does not answer over ssh as the role backup_vault makes it, or refuses this host's key; "
-        "playbooks/backup.yml sets both up",
+        "the repository's host does not answer over ssh as the role backup_repository makes it, or refuses this "
+        "host's key; playbooks/backup.yml sets both up",
     ),
     ("does not exist in the repository", "the repository lacks a part of it: it is damaged, see `databackup check`"),
     (

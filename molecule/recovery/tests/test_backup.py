@@ -33,14 +33,14 @@ def test_the_unit_makes_a_backup_of_what_is_there_now(redis1: Host) -> None:
     assert found
 
 
-def test_nobody_reads_them_without_the_password(redis1: Host, app1: Host, vault1: Host) -> None:
+def test_nobody_reads_them_without_the_password(redis1: Host, app1: Host, backup1: Host) -> None:
     assert databackup(redis1, "encrypted") == {"encrypted": True}
     # The value is in Redis, and in a snapshot that was read back: what is looked for is there to be found.
     assert PLAINTEXT in redis1.check_output("redis-admin GET qd:lab:text:1")
     redis1.check_output("databackup fetch redis --to /root/snapshot.rdb")
     assert redis1.run(f"grep --quiet --text {PLAINTEXT} /root/snapshot.rdb").rc == 0
     redis1.check_output("rm /root/snapshot.rdb")
-    assert vault1.run(f"grep --recursive --quiet --text {PLAINTEXT} /srv/backups").rc == 1
+    assert backup1.run(f"grep --recursive --quiet --text {PLAINTEXT} /srv/backups").rc == 1
     for folder in ("/var/lib/databackup", "/var/cache/databackup", "/tmp", "/var/tmp"):
         assert redis1.run(f"grep --recursive --quiet --text {PLAINTEXT} {folder}").rc in (1, 2), folder
     for host in (redis1, app1):
@@ -62,7 +62,7 @@ def test_no_secret_is_on_a_command_line_while_one_runs(redis1: Host) -> None:
     assert secret("redis_backup_password") not in seen
 
 
-@pytest.mark.parametrize("limit", ["redis1", "vault1"])
+@pytest.mark.parametrize("limit", ["redis1", "backup1"])
 def test_a_run_of_some_hosts_takes_nothing_from_the_others(limit: str) -> None:
     # Check mode would tell, too, if it took away what hosts know of those that it leaves out.
     # All hosts: test_migration.

@@ -14,8 +14,8 @@ from conftest import ADDRESSES, changed, playbook
 
 SINGLE = "/srv/backup/repository"
 PASSWORD = "the-password-that-all-hosts-shared"
-# What the role backup_vault was, with the keys of both hosts.
-VAULT = """
+# What the role backup_repository was, with the keys of both hosts.
+BACKUP_HOST = """
 set -eu
 shell=/usr/sbin/nologin
 id backup-vault >/dev/null 2>&1 || useradd --system --home-dir /srv/backup --no-create-home --shell $shell backup-vault
@@ -61,16 +61,16 @@ def old(host: Host, words: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def single(redis1: Host, app1: Host, vault1: Host) -> Iterator[dict[str, str]]:
+def single(redis1: Host, app1: Host, backup1: Host) -> Iterator[dict[str, str]]:
     """The old repository, with backups of both hosts, of a host that is gone, and of another environment."""
     keys = "\n".join(
         f"restrict {host.check_output('cat /etc/databackup/ssh/id_ed25519.pub')}" for host in (redis1, app1)
     )
-    done = vault1.run(f"bash <<'DONE'\n{VAULT.replace('LINES', keys)}DONE")
+    done = backup1.run(f"bash <<'DONE'\n{BACKUP_HOST.replace('LINES', keys)}DONE")
     assert done.rc == 0, done.stderr
     for host in (redis1, app1):
         made = host.run(
-            f"bash <<'DONE'\n{HOST.replace('ADDRESS', ADDRESSES['vault1']).replace('PASSWORD', PASSWORD)}DONE"
+            f"bash <<'DONE'\n{HOST.replace('ADDRESS', ADDRESSES['backup1']).replace('PASSWORD', PASSWORD)}DONE"
         )
         assert made.rc == 0, made.stderr
     old(redis1, "init")
@@ -87,30 +87,30 @@ def single(redis1: Host, app1: Host, vault1: Host) -> Iterator[dict[str, str]]:
         old(redis1, "backup redis")
         redis1.check_output(f"mv /root/kept {source}")
     yield ids
-    vault1.run("rm -rf /srv/backup /etc/ssh/sshd_config.d/backup-single.conf /srv/backups/lab/redis0")
-    vault1.run("systemctl reload ssh; userdel backup-vault")
+    backup1.run("rm -rf /srv/backup /etc/ssh/sshd_config.d/backup-single.conf /srv/backups/lab/redis0")
+    backup1.run("systemctl reload ssh; userdel backup-vault")
     for host in (redis1, app1):
         host.run("rm -rf /root/single /var/lib/redis/before-restore-*")
 
 
-def contents(vault: Host, folder: str) -> list[str]:
+def contents(host: Host, folder: str) -> list[str]:
     """Return names and digests of the files of a repository but for its locks."""
-    found = vault.check_output("find %s -type f -not -path '*/locks/*' -exec sha256sum {} + | sort", folder)
+    found = host.check_output("find %s -type f -not -path '*/locks/*' -exec sha256sum {} + | sort", folder)
     return sorted(line.split()[0] for line in found.splitlines())
 
 
 def test_without_the_old_password_nothing_is_changed(single: dict[str, str]) -> None:
     result = playbook("backup.yml")
     assert result.returncode != 0
-    assert "backup_vault_single_password: found " in result.stdout
+    assert "backup_repository_single_password: found " in result.stdout
     assert "Nothing has been changed on any host" in result.stdout
     assert set(changed(result.stdout).values()) <= {0}
 
 
 def test_all_backups_move_and_the_old_repository_is_closed_as_it_was(
-    single: dict[str, str], redis1: Host, app1: Host, vault1: Host
+    single: dict[str, str], redis1: Host, app1: Host, backup1: Host
 ) -> None:
-    before = contents(vault1, SINGLE)
+    before = contents(backup1, SINGLE)
     # A wrong password ends the run before it changes anything.
     wrong = playbook("backup.yml", "-e", "backup_single_password=another-one-than-it-was")
     assert wrong.returncode != 0
@@ -122,8 +122,8 @@ def test_all_backups_move_and_the_old_repository_is_closed_as_it_was(
     # What stays in the old repository is told: of another environment, and of a host with such a name.
     told = " ".join(done.stdout.split())
     assert re.search(r"Snapshots that stay in it.*none\W+2\W+staging\W+2\W", told), told
-    assert contents(vault1, SINGLE) == before
-    assert vault1.run(f"find {SINGLE} ! -user root -o -perm /222 | grep .").rc == 1
+    assert contents(backup1, SINGLE) == before
+    assert backup1.run(f"find {SINGLE} ! -user root -o -perm /222 | grep .").rc == 1
     assert databackup(redis1, "encrypted") == {"encrypted": True}
     result = playbook("restore.yml", "-e", "restore_list=true")
     assert result.returncode == 0, result.stdout
@@ -155,20 +155,20 @@ def test_a_migrated_backup_is_restored(single: dict[str, str], redis1: Host, app
     assert [b for b in databackup(app1, "list quantdesk")["backups"] if b["digest"] == single["quantdesk"]]
 
 
-def test_maintenance_counts_copies_from_when_they_were_made(single: dict[str, str], vault1: Host) -> None:
+def test_maintenance_counts_copies_from_when_they_were_made(single: dict[str, str], backup1: Host) -> None:
     told = playbook("backup_maintain.yml", "--check")
     assert told.returncode == 0, told.stdout
     assert "odd_times: 0" in told.stdout or '"odd_times": 0' in told.stdout
 
 
-def test_a_migration_that_was_cut_off_goes_on(single: dict[str, str], redis1: Host, vault1: Host) -> None:
+def test_a_migration_that_was_cut_off_goes_on(single: dict[str, str], redis1: Host, backup1: Host) -> None:
     """Back to where a run was interrupted: the old repository is open, and a part of what it holds is not there yet."""
     folder = "/srv/backups/lab/redis0"
-    many = len(vault1.check_output(f"ls {folder}/snapshots").split())
+    many = len(backup1.check_output(f"ls {folder}/snapshots").split())
     assert many == 2
-    vault1.check_output("bash -c %s", f"cd {folder}/snapshots && rm $(ls | head -n 1)")
-    vault1.check_output(f"chown -R backup-vault: {SINGLE} && chmod -R u+w {SINGLE}")
+    backup1.check_output("bash -c %s", f"cd {folder}/snapshots && rm $(ls | head -n 1)")
+    backup1.check_output(f"chown -R backup-vault: {SINGLE} && chmod -R u+w {SINGLE}")
     done = playbook("backup.yml", "-e", f"backup_single_password={PASSWORD}")
     assert done.returncode == 0, done.stdout
-    assert len(vault1.check_output(f"ls {folder}/snapshots").split()) == many
-    assert vault1.run(f"find {SINGLE} ! -user root -o -perm /222 | grep .").rc == 1
+    assert len(backup1.check_output(f"ls {folder}/snapshots").split()) == many
+    assert backup1.run(f"find {SINGLE} ! -user root -o -perm /222 | grep .").rc == 1

@@ -73,7 +73,7 @@ def way(host: Host, account: str = "") -> list[str]:
     """Return the command that a host's restic comes with, as its own account or as another one."""
     options = json.loads(host.check_output("cat /etc/databackup/repository.json"))["options"]
     command: list[str] = options[0].removeprefix("rclone.program=").split()
-    return [*command[:-1], f"{account}@{ADDRESSES['vault1']}"] if account else command
+    return [*command[:-1], f"{account}@{ADDRESSES['backup1']}"] if account else command
 
 
 def request(host: Host, method: str, path: str, body: str = "", account: str = "") -> tuple[int, str, str]:
@@ -85,9 +85,9 @@ def request(host: Host, method: str, path: str, body: str = "", account: str = "
     return code, content, said
 
 
-def sums(vault: Host, folder: str) -> str:
+def sums(host: Host, folder: str) -> str:
     """Return what is in a repository but for locks, which come and go."""
-    found: str = vault.check_output("find %s -type f -not -path '*/locks/*' -exec sha256sum {} + | sort", folder)
+    found: str = host.check_output("find %s -type f -not -path '*/locks/*' -exec sha256sum {} + | sort", folder)
     return found
 
 
@@ -99,7 +99,7 @@ def ready(redis1: Host, app1: Host) -> str:
     return str(databackup(redis1, "backup redis")["id"])
 
 
-def test_its_key_opens_its_own_repository_and_no_other(ready: str, redis1: Host, vault1: Host) -> None:
+def test_its_key_opens_its_own_repository_and_no_other(ready: str, redis1: Host, backup1: Host) -> None:
     assert request(redis1, "GET", "/config")[0] == 200
     for name in (account("lab", "app1"), account("production", "redis1"), "backup-vault", "root", "ops"):
         code, _, said = request(redis1, "GET", "/config", account=name)
@@ -107,7 +107,9 @@ def test_its_key_opens_its_own_repository_and_no_other(ready: str, redis1: Host,
         assert "Permission denied" in said, said
 
 
-def test_its_password_opens_its_own_repository_and_no_other(ready: str, redis1: Host, app1: Host, vault1: Host) -> None:
+def test_its_password_opens_its_own_repository_and_no_other(
+    ready: str, redis1: Host, app1: Host, backup1: Host
+) -> None:
     passwords = [host.check_output("cat /etc/databackup/password") for host in (redis1, app1)]
     assert passwords[0] != passwords[1]
     for name in ("redis1", "app1"):
@@ -116,8 +118,8 @@ def test_its_password_opens_its_own_repository_and_no_other(ready: str, redis1: 
         assert script(name, search).returncode in (1, 2)
     # Even with the other's files in hand.
     form = "RESTIC_PASSWORD='%s' restic --no-cache --no-lock -r %s snapshots"
-    assert script("vault1", form % (passwords[0], OWN)).returncode == 0
-    refused = script("vault1", form % (passwords[0], OTHER))
+    assert script("backup1", form % (passwords[0], OWN)).returncode == 0
+    refused = script("backup1", form % (passwords[0], OTHER))
     assert refused.returncode != 0
     assert "wrong password" in refused.stderr
 
@@ -136,24 +138,24 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_no_path_leads_out_of_its_folder(ready: str, redis1: Host, vault1: Host, path: str) -> None:
-    other = sha256(vault1.check_output("base64 %s/config", OTHER).encode())
+def test_no_path_leads_out_of_its_folder(ready: str, redis1: Host, backup1: Host, path: str) -> None:
+    other = sha256(backup1.check_output("base64 %s/config", OTHER).encode())
     code, content, _ = request(redis1, "GET", path)
     assert code != 200, content[:200]
     assert "root:" not in content
     written = path.replace("config", "planted").replace("passwd", "planted")
     request(redis1, "POST", written, "planted")
     assert (
-        vault1.run("find /etc /tmp /srv/backups -name 'planted*' -not -path '/srv/backups/lab/redis1/*' | grep .").rc
+        backup1.run("find /etc /tmp /srv/backups -name 'planted*' -not -path '/srv/backups/lab/redis1/*' | grep .").rc
         == 1
     )
     request(redis1, "DELETE", path)
-    assert other.digest() == sha256(vault1.check_output("base64 %s/config", OTHER).encode()).digest()
-    vault1.check_output("find /srv/backups/lab/redis1 -name 'planted*' -delete")
+    assert other.digest() == sha256(backup1.check_output("base64 %s/config", OTHER).encode()).digest()
+    backup1.check_output("find /srv/backups/lab/redis1 -name 'planted*' -delete")
 
 
-def test_it_removes_and_overwrites_nothing_not_even_of_its_own(ready: str, redis1: Host, vault1: Host) -> None:
-    before = sums(vault1, OWN)
+def test_it_removes_and_overwrites_nothing_not_even_of_its_own(ready: str, redis1: Host, backup1: Host) -> None:
+    before = sums(backup1, OWN)
     files = [line.split()[1].removeprefix(OWN) for line in before.splitlines()]
     for kind in ("/config", "/keys/", "/data/", "/index/", "/snapshots/"):
         name = next(name for name in files if name.startswith(kind))
@@ -163,7 +165,7 @@ def test_it_removes_and_overwrites_nothing_not_even_of_its_own(ready: str, redis
         assert request(redis1, "POST", path, "forged")[0] in (403, 405), name
     for path in ("/", "/data/", "/snapshots/", "/data/locks/../../config", f"{files[-1]}/locks/x"):
         request(redis1, "DELETE", path)
-    assert sums(vault1, OWN) == before
+    assert sums(backup1, OWN) == before
     # Its own locks alone are its to remove.
     assert request(redis1, "POST", f"/locks/{'0' * 64}", "lock")[0] == 200
     assert request(redis1, "DELETE", f"/locks/{'0' * 64}")[0] == 200
@@ -183,7 +185,7 @@ def test_it_gets_no_shell_no_files_and_no_way_on(ready: str, redis1: Host) -> No
     assert redis1.run(f"echo 'get /etc/passwd /root/x' | timeout 20 sftp {sftp} -b - {target} || exit 1").rc == 1
     # What a way on would show; of the port itself it does.
     probe = 'timeout 2 bash -c "head -c 7 </dev/tcp/%s"'
-    assert "SSH-2.0" in redis1.run(probe % f"{ADDRESSES['vault1']}/22").stdout
+    assert "SSH-2.0" in redis1.run(probe % f"{ADDRESSES['backup1']}/22").stdout
     for forward in ("-L 127.0.0.1:9022:127.0.0.1:22", "-R 127.0.0.1:9022:127.0.0.1:22"):
         tried = f"timeout 5 ssh {options} -N {forward} {target} & sleep 3; {probe % '127.0.0.1/9022'}; wait"
         assert "SSH-2.0" not in redis1.run(tried).stdout
@@ -208,14 +210,14 @@ print(catalog.write_manifest(restic, source, manifest, when))
 
 
 @pytest.fixture(scope="module")
-def forged(ready: str, redis1: Host, vault1: Host) -> Iterator[str]:
+def forged(ready: str, redis1: Host, backup1: Host) -> Iterator[str]:
     """A backup that redis1 has made as if it were the latest of app1, from the future."""
     done = python(redis1, FORGED)
     assert done.rc == 0, done.stderr
     yield done.stdout.strip().splitlines()[-1]
     password = redis1.check_output("cat /etc/databackup/password")
     restic = f"RESTIC_PASSWORD='{password}' runuser -u {account('lab', 'redis1')} -- restic --no-cache -r {OWN}"
-    done = script("vault1", f"cd / && {restic} forget --host app1 --keep-tag none --prune --quiet")
+    done = script("backup1", f"cd / && {restic} forget --host app1 --keep-tag none --prune --quiet")
     assert done.returncode == 0, done.stderr
 
 
@@ -231,18 +233,18 @@ def test_what_it_forges_for_another_host_is_never_that_ones(forged: str, app1: H
     assert re.search(rf"{forged[:8]} \S+ lab redis1 quantdesk 1 6 says that it is of app1", told), told
 
 
-def test_maintenance_keeps_what_is_genuine_and_locks_of_who_lives(forged: str, redis1: Host, vault1: Host) -> None:
+def test_maintenance_keeps_what_is_genuine_and_locks_of_who_lives(forged: str, redis1: Host, backup1: Host) -> None:
     """With a backup from the future, an account without a repository, a stale lock, and one that was just renewed."""
     # The policy keeps the last eight of all that have arrived.
     genuine = {backup["id"] for backup in databackup(redis1, "list redis")["backups"][-6:]}
     user = account("lab", "redis1")
     fresh, stale = "1" * 64, "2" * 64
-    vault1.check_output(
+    backup1.check_output(
         f"bash -c 'cd {OWN}/locks && touch {stale} && touch -d \"40 minutes ago\" {stale} && chown {user}: {stale}'"
     )
-    folder = vault1.check_output("mktemp -d /srv/backups/lab/emptyXXXX")
+    folder = backup1.check_output("mktemp -d /srv/backups/lab/emptyXXXX")
     gone = folder.rsplit("/", 1)[1]
-    vault1.check_output(
+    backup1.check_output(
         "useradd --system --user-group --home-dir /nonexistent --shell /bin/sh %s", account("lab", gone)
     )
     try:
@@ -250,20 +252,22 @@ def test_maintenance_keeps_what_is_genuine_and_locks_of_who_lives(forged: str, r
         assert told.returncode == 0, told.stdout
         assert "odd_times: 1" in told.stdout or '"odd_times": 1' in told.stdout, told.stdout
         assert genuine <= {backup["id"] for backup in databackup(redis1, "list redis")["backups"]}
-        assert not vault1.file(f"{OWN}/locks/{stale}").exists
+        assert not backup1.file(f"{OWN}/locks/{stale}").exists
         # By its age, and not by what it holds: this one is no lock of restic's, and as young as that of a live run.
-        vault1.check_output(f"bash -c 'cd {OWN}/locks && touch {fresh} {stale} && touch -d \"40 minutes ago\" {stale}'")
-        vault1.check_output("systemctl start backup-vault-locks.service")
-        assert not vault1.file(f"{OWN}/locks/{stale}").exists
-        assert vault1.file(f"{OWN}/locks/{fresh}").exists
+        backup1.check_output(
+            f"bash -c 'cd {OWN}/locks && touch {fresh} {stale} && touch -d \"40 minutes ago\" {stale}'"
+        )
+        backup1.check_output("systemctl start backup-vault-locks.service")
+        assert not backup1.file(f"{OWN}/locks/{stale}").exists
+        assert backup1.file(f"{OWN}/locks/{fresh}").exists
     finally:
-        vault1.run(f"rm -rf {folder} {OWN}/locks/{fresh} {OWN}/locks/{stale}; userdel {account('lab', gone)}")
+        backup1.run(f"rm -rf {folder} {OWN}/locks/{fresh} {OWN}/locks/{stale}; userdel {account('lab', gone)}")
     assert databackup(redis1, "backup redis")["id"]
 
 
-def test_a_repository_that_is_read_only_gives_its_backups(ready: str, redis1: Host, vault1: Host) -> None:
-    vault1.check_output("mount --bind %s %s", OWN, OWN)
-    vault1.check_output("mount -o remount,bind,ro %s", OWN)
+def test_a_repository_that_is_read_only_gives_its_backups(ready: str, redis1: Host, backup1: Host) -> None:
+    backup1.check_output("mount --bind %s %s", OWN, OWN)
+    backup1.check_output("mount -o remount,bind,ro %s", OWN)
     try:
         assert databackup(redis1, "backup redis", code=1)["failed"]
         assert databackup(redis1, "restore redis --dry-run")["dry_run"]
@@ -271,7 +275,7 @@ def test_a_repository_that_is_read_only_gives_its_backups(ready: str, redis1: Ho
         assert databackup(redis1, "fetch redis --to /root/x.rdb")["bytes"]
         assert databackup(redis1, "list redis")["backups"]
     finally:
-        vault1.check_output("umount %s", OWN)
+        backup1.check_output("umount %s", OWN)
         redis1.run("rm -f /root/x.rdb")
 
 
@@ -296,7 +300,7 @@ chmod -R u=rwX,g=rX,o= {folder}
 """
 
 
-def test_another_hosts_backups_are_lent_for_one_run_only(ready: str, redis1: Host, vault1: Host) -> None:
+def test_another_hosts_backups_are_lent_for_one_run_only(ready: str, redis1: Host, backup1: Host) -> None:
     done = redis1.run(f"bash <<'END'\n{LOST}END")
     assert done.rc == 0, done.stderr
     wanted = json.loads(done.stdout)
@@ -304,10 +308,10 @@ def test_another_hosts_backups_are_lent_for_one_run_only(ready: str, redis1: Hos
     password = hmac.new(secret("backup_master_password").encode(), b"lab/redis0", "sha256").hexdigest()
     own = redis1.check_output("cat /etc/databackup/password")
     move = MOVE.format(user=user, folder=folder, password=password, own=own, source=OWN)
-    made = script("vault1", move)
+    made = script("backup1", move)
     assert made.returncode == 0, made.stderr
     guest = f"lend-{hashlib.sha256(b'lab/redis0/lab/redis1').hexdigest()[:12]}"
-    before = sums(vault1, folder)
+    before = sums(backup1, folder)
     try:
         redis1.check_output("redis-admin SET qd:lab:later 1")
         words = ["-e", "restore_target=redis1", "-e", "restore_from=redis0", "-e", "restore_confirm=true"]
@@ -315,18 +319,18 @@ def test_another_hosts_backups_are_lent_for_one_run_only(ready: str, redis1: Hos
         assert restored.returncode == 0, restored.stdout
         assert live(redis1)["digest"] == wanted["digest"]
         # Nothing of it is left, on either side, and nothing was written.
-        assert vault1.run(f"id {guest}").rc != 0
+        assert backup1.run(f"id {guest}").rc != 0
         assert not redis1.file("/run/databackup/lent").exists
         assert request(redis1, "GET", "/config", account=guest)[0] == 0
-        assert sums(vault1, folder) == before
+        assert sums(backup1, folder) == before
         # The password of a host that is not there opens nothing; and who was let in may only read.
         assert "no backups of that host here" in playbook("restore.yml", *words, "-e", "restore_from=nobody").stdout
     finally:
-        vault1.run(f"rm -rf {folder}; userdel {user}")
+        backup1.run(f"rm -rf {folder}; userdel {user}")
         redis1.run("rm -rf /var/lib/redis/before-restore-*")
 
 
-def test_a_guest_can_only_read(ready: str, redis1: Host, vault1: Host) -> None:
+def test_a_guest_can_only_read(ready: str, redis1: Host, backup1: Host) -> None:
     guest = f"lend-{account('lab', 'app1').removeprefix('bak-')}"
     key = redis1.check_output("cat /etc/databackup/ssh/id_ed25519.pub")
     folder = "/etc/ssh/backup-vault"
@@ -336,18 +340,18 @@ useradd --system --gid {account("lab", "app1")} --home-dir /nonexistent --shell 
 echo {OTHER} >{folder}/{guest}.folder
 echo 'restrict,expiry-time="'$(date -u -d "$1" +%Y%m%d%H%M%SZ)'" {key}' >{folder}/{guest}.keys
 """
-    before = sums(vault1, OTHER)
+    before = sums(backup1, OTHER)
     try:
-        assert vault1.run(f"bash -s -- '+1 hour' <<'END'\n{lend}END").rc == 0
+        assert backup1.run(f"bash -s -- '+1 hour' <<'END'\n{lend}END").rc == 0
         assert request(redis1, "GET", "/config", account=guest)[0] == 200
         for kind in ("locks", "snapshots", "data", "index", "keys"):
             assert request(redis1, "POST", f"/{kind}/{'0' * 64}", "forged", account=guest)[0] not in (0, 200), kind
         assert request(redis1, "DELETE", "/config", account=guest)[0] == 403
-        assert sums(vault1, OTHER) == before
-        assert vault1.run(f"ls {OTHER}/locks/{'0' * 64}").rc != 0
+        assert sums(backup1, OTHER) == before
+        assert backup1.run(f"ls {OTHER}/locks/{'0' * 64}").rc != 0
         # A day later sshd refuses the key, whatever became of the run.
-        vault1.check_output(f"userdel {guest}")
-        assert vault1.run(f"bash -s -- '-1 minute' <<'END'\n{lend}END").rc == 0
+        backup1.check_output(f"userdel {guest}")
+        assert backup1.run(f"bash -s -- '-1 minute' <<'END'\n{lend}END").rc == 0
         assert "Permission denied" in request(redis1, "GET", "/config", account=guest)[2]
     finally:
-        vault1.run(f"userdel {guest}; rm -f {folder}/{guest}.*")
+        backup1.run(f"userdel {guest}; rm -f {folder}/{guest}.*")

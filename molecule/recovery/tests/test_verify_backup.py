@@ -46,7 +46,7 @@ touch redis1/config
 """
 
 
-def test_verify_names_what_is_wrong(redis1: Host, vault1: Host, app1: Host) -> None:
+def test_verify_names_what_is_wrong(redis1: Host, backup1: Host, app1: Host) -> None:
     # All at once, as each run takes a quarter of a minute: late, open to others, in clear, a timer that is off; another
     # password, another account's folder, a server that lets remove, an old repository that is open, one that was never
     # maintained, one that was lent and not given back; a packet filter without its rules; and what user redis has
@@ -59,7 +59,7 @@ def test_verify_names_what_is_wrong(redis1: Host, vault1: Host, app1: Host) -> N
     redis1.check_output(
         "sh -c 'cp -p /etc/databackup/password /root/password; echo another > /etc/databackup/password'"
     )
-    took = vault1.run(f"bash -e <<'END'\n{WEAKEN}END")
+    took = backup1.run(f"bash -e <<'END'\n{WEAKEN}END")
     assert took.rc == 0, took.stderr
     app1.check_output("bash -c %s", FLUSH)
     redis1.check_output("bash -c %s", FREE)
@@ -73,7 +73,7 @@ def test_verify_names_what_is_wrong(redis1: Host, vault1: Host, app1: Host) -> N
             "systemctl start databackup@redis.timer"
         )
         redis1.check_output("mv /root/password /etc/databackup/password")
-        vault1.check_output("bash -c %s", RESTORE)
+        backup1.check_output("bash -c %s", RESTORE)
         app1.check_output("systemctl reload nftables-quantdesk")
     assert result.returncode != 0
     problems = result.stdout.rsplit("fatal:", 1)[1]

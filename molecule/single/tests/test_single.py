@@ -15,7 +15,7 @@ from conftest import ADDRESSES, ENGINE, LAB, PREFIX, as_user, assert_confined, c
 
 SUBJECTS = {
     *("redis-cache", "redis-state", "quantdesk", "database", "load_balancer"),
-    *("backup", "backup_vault", "certificates", "firewall"),
+    *("backup", "backup_repository", "certificates", "firewall"),
 }
 
 
