@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.quantdesk.redis.plugins.module_utils import redis_text
+
 PASSWORD = re.compile(r"[!#-&(-\[\]-~]+")
 # How a user of redis_extra_users may log in: with either or both.
 LOGIN = {"password", "password_hashes"}
-SIZE = re.compile(r"([0-9]+)(b|k|kb|m|mb|g|gb)?", re.IGNORECASE)
 
 
 def is_port(value: Any) -> bool:
@@ -29,12 +30,8 @@ def is_port_or_off(value: Any) -> bool:
 
 
 def is_redis_size(value: Any) -> bool:
-    """Return whether a value is a size as Redis writes it (`512mb`, `1gb`, plain bytes) and above zero.
-
-    Units after https://redis.io/docs/latest/operate/oss_and_stack/management/config-file/
-    """
-    match = SIZE.fullmatch(str(value))
-    return match is not None and not isinstance(value, (bool, float)) and int(match[1]) > 0
+    """Return whether a value is a size as Redis writes it (`512mb`, `1gb`, plain bytes) and above zero."""
+    return bool(redis_text.size(str(value)))
 
 
 def is_address(value: Any) -> bool:
@@ -187,7 +184,7 @@ def is_output_buffer_limit(value: Any) -> bool:
     return (
         len(words) == 4
         and words[0] in ("normal", "replica", "pubsub")
-        and all(SIZE.fullmatch(word) is not None for word in words[1:3])
+        and all(redis_text.size(word) is not None for word in words[1:3])
         and words[3].isdigit()
     )
 
