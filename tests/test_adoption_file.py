@@ -9,10 +9,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.adoption import directives, files
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.adoption.judgement import judge
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.adoption.rendering import (
+    as_host_vars,
+    as_next_steps,
+    as_summary,
+)
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.adoption.users import OWN_USERS
 from ports import free_port
 from test_bad_input import SECRET, names, run, variables
 
@@ -25,7 +33,6 @@ for library in ("redis_defaults", "redis_conf", "redis_acl", "resp", "processes"
 load("plugins/module_utils/redis_data.py")
 survey = load("plugins/module_utils/redis_host.py").survey
 resp = load("plugins/module_utils/resp.py")
-adoption = load("plugins/action/adoption_file.py")
 inputs = load("plugins/test/inputs.py")
 filters = load("plugins/filter/redis.py")
 
@@ -83,9 +90,24 @@ def server(port: int = 6379, **changes: Any) -> dict[str, Any]:
     }
 
 
-def described(*servers: dict[str, Any], memory: int = 4000, version: str = "7.0", **more: Any) -> Any:
-    """Return what is said of a host."""
-    return adoption.describe("redis1", {"servers": [*servers], "files": [], "listeners": [], **more}, memory, version)
+class Description(NamedTuple):
+    """A host in lines for the terminal, the text of its file, or none, and how its servers are told from others."""
+
+    summary: list[str]
+    text: str
+    adoptable: list[str]
+    refused: list[str]
+
+
+def described(*servers: dict[str, Any], memory: int = 4000, version: str = "7.0", **more: Any) -> Description:
+    """Return a host as it is described."""
+    return described_survey({"servers": [*servers], "files": [], "listeners": [], **more}, memory, version)
+
+
+def described_survey(survey: dict[str, Any], memory: int, version: str = "7.0") -> Description:
+    """Return a host as it is described, of a survey."""
+    host = judge("redis1", survey, memory, version)
+    return Description(as_summary(host), as_host_vars(host) or "", host.adoptable_labels, host.refused_labels)
 
 
 def instances(*servers: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
@@ -244,12 +266,12 @@ def test_every_directive_of_the_role_has_an_input_or_is_known_not_to_be_kept() -
     forbidden = own.split("__redis_forbidden:")[1]
     managed = set(re.findall(r"^ +'?([a-z-]+)'?: ", own.split("# What redis_settings")[0], re.MULTILINE))
     assert len(managed) > 30
-    known = set(adoption.INPUTS) | set(adoption.FIXED) | adoption.PLACES
+    known = set(directives.INPUTS) | set(directives.FIXED) | directives.PLACES
     assert managed - known == set()
-    assert set(adoption.INPUTS.values()) <= filters.instance_inputs()
+    assert set(directives.INPUTS.values()) <= filters.instance_inputs()
     refused = set(re.findall(r"^  ([a-z-]+): ", forbidden, re.MULTILINE))
     assert len(refused) > 8
-    assert refused - set(adoption.LEFT_OUT) - adoption.PLACES == {"requirepass"}
+    assert refused - set(directives.LEFT_OUT) - directives.PLACES == {"requirepass"}
 
 
 USERS: list[tuple[dict[str, Any], dict[str, Any] | None, str]] = [
@@ -302,7 +324,7 @@ def test_a_user_keeps_its_rights_and_its_password_or_is_named(
 
 
 def test_users_of_the_role_s_own_names_keep_a_password_only_where_it_opens_no_more_than_before() -> None:
-    users = [{"name": name, "rules": f"on #{HASH} ~* &* +@all"} for name in adoption.OWN_USERS]
+    users = [{"name": name, "rules": f"on #{HASH} ~* &* +@all"} for name in OWN_USERS]
     found = instance(users=users)
     assert found["previous_hashes"] == {"default": [HASH], "app": [HASH], "exporter": [HASH]}
     assert "extra_users" not in found
@@ -368,7 +390,7 @@ def test_what_cannot_be_adopted_is_named_as_the_role_names_it_and_has_no_file(
     changes: dict[str, Any], words: str
 ) -> None:
     found = described(server(**changes))
-    assert found.text is None
+    assert found.text == ""
     assert (len(found.adoptable), len(found.refused)) == (0, 1)
     assert any(line.strip().startswith(f"cannot be adopted: old server's {words}") for line in found.summary)
     # Beside one that can.
@@ -406,7 +428,7 @@ def test_instances_of_the_bundle_itself_are_left_alone() -> None:
     assert found.summary[0] == "redis1: 1 server that this bundle did not make, and 1 instance of its own"
     assert found.adoptable == ["port 6379"]
     alone = described(server(6380, ours=True))
-    assert (alone.summary, alone.text) == (["redis1: no Redis found but 1 instance of its own"], None)
+    assert (alone.summary, alone.text) == (["redis1: no Redis found but 1 instance of its own"], "")
 
 
 def test_a_host_without_redis_is_told_of_and_data_without_a_server_too() -> None:
@@ -512,32 +534,56 @@ def test_the_file_says_the_same_of_the_same_servers() -> None:
 
 def test_a_file_is_written_once_and_never_over_another_one(tmp_path: Path) -> None:
     folder = tmp_path / "new/adoption"
-    path, outcome = adoption.place(folder, "redis1", "a: 1\n", True)
+    path, outcome = files.place(folder, "redis1", "a: 1\n", True)
     assert (outcome, folder.exists()) == ("written", False)
-    path, outcome = adoption.place(folder, "redis1", "a: 1\n", False)
+    path, outcome = files.place(folder, "redis1", "a: 1\n", False)
     assert (path, outcome) == (folder / "redis1.yml", "written")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert adoption.place(folder, "redis1", "a: 1\n", False) == (path, "unchanged")
+    assert files.place(folder, "redis1", "a: 1\n", False) == (path, "unchanged")
     beside = folder / "redis1.yml.new"
     for text in ("a: 2\n", "a: 3\n"):
-        assert adoption.place(folder, "redis1", text, False) == (beside, "beside")
+        assert files.place(folder, "redis1", text, False) == (beside, "beside")
         assert (path.read_text(), beside.read_text()) == ("a: 1\n", text)
     assert stat.S_IMODE(beside.stat().st_mode) == 0o600
     assert sorted(file.name for file in folder.iterdir()) == ["redis1.yml", "redis1.yml.new"]
 
 
+@pytest.mark.parametrize(
+    ("name", "outcome", "check", "lines"),
+    [
+        ("redis1.yml", "written", False, ["  written to /out/redis1.yml"]),
+        ("redis1.yml", "written", True, ["  would be written to /out/redis1.yml"]),
+        ("redis1.yml", "unchanged", False, ["  unchanged: /out/redis1.yml"]),
+        ("redis1.yml", "unchanged", True, ["  unchanged: /out/redis1.yml"]),
+        (
+            "redis1.yml.new",
+            "beside",
+            False,
+            ["  written to /out/redis1.yml.new", "    as redis1.yml is there and differs; it was left alone"],
+        ),
+    ],
+)
+def test_the_terminal_shows_where_the_file_is_and_what_comes_next(
+    name: str, outcome: files.Outcome, check: bool, lines: list[str]
+) -> None:
+    host = judge("redis1", {"servers": [server()]})
+    *found, last = as_next_steps(host, Path("/out") / name, outcome, check)
+    assert found == lines
+    assert last.startswith(
+        "  next: go through it, copy it to host_vars/redis1.yml in your inventory, put the passwords"
+    )
+
+
 def test_a_name_of_a_host_is_no_path(tmp_path: Path) -> None:
-    path, _ = adoption.place(tmp_path / "in", "../../etc/x", "a: 1\n", False)
+    path, _ = files.place(tmp_path / "in", "../../etc/x", "a: 1\n", False)
     assert path.parent == tmp_path / "in"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        adoption.AnsibleActionFail, match=r"adopt_folder: .*/file/redis1.yml cannot be written: File exists"
-    ):
-        adoption.place(tmp_path / "file", "redis1", "a: 1\n", False)
+    with pytest.raises(files.CannotWrite, match=r"adopt_folder: .*/file/redis1.yml cannot be written: File exists"):
+        files.place(tmp_path / "file", "redis1", "a: 1\n", False)
 
 
 def test_logins_are_those_of_the_host_and_of_each_instance() -> None:
@@ -590,7 +636,7 @@ def test_the_runbook_s_comment_behind_a_value_stops_redis(tmp_path: Path) -> Non
 
 def test_what_the_runbook_sets_up_is_described_and_the_role_takes_it(by_hand: tuple[int, int], tmp_path: Path) -> None:
     pid, port = by_hand
-    found = adoption.describe("redis1", survey([], [pid]), 4000)
+    found = described_survey(survey([], [pid]), 4000)
     assert found.adoptable == [f"port {port}"]
     assert "your-secure-password" not in found.text + "\n".join(found.summary)
     values = yaml.safe_load(found.text)

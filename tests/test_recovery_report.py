@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.printable import clean
 from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.inputs import BadInput, read
 from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.judgement import Report, judge
 from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.pictures import axis
@@ -20,7 +21,7 @@ from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.rendering
     as_text,
     environment,
 )
-from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.words import clean, span
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.recovery.words import span
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError

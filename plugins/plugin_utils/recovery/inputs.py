@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.printable import clean
+
 from .model import Contents, Rebuild, Restored, Work
-from .words import clean, clipped, clock
+from .words import clipped, clock
 
 # The last second that datetime can hold.
 LAST = 253402300799

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.printable import clean
+
 from .model import Contents, Rebuild, Restored
-from .words import clean, clock, duration, plural
+from .words import clock, duration, plural
 
 DIGEST_WIDTH = 12
 

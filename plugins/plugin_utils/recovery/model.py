@@ -6,7 +6,9 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
-from .words import clean, clock
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.printable import clean
+
+from .words import clock
 
 BETWEEN = "between"
 # Less than this between two phases would be shown as 0.0 s.

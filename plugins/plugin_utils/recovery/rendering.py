@@ -1,7 +1,7 @@
 """A report as text, as an HTML page and as JSON, by the templates beside this file.
 
-Whatever a host has sent is data. Each value that a template prints goes through `words.clean`, so that it is one line
-without control characters, and in HTML and SVG through Jinja's autoescaping as well.
+Whatever a host has sent is data. Each value that a template prints goes through `printable.clean`, so that it is one
+line without control characters, and in HTML and SVG through Jinja's autoescaping as well.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.quantdesk.redis.plugins.plugin_utils.printable import clean
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
@@ -26,12 +27,12 @@ LABEL_WIDTH = 36
 
 def finalize(value: Any) -> Any:
     """Return a value as a template may print it; markup has been through this already."""
-    return value if isinstance(value, Markup) else words.clean(value)
+    return value if isinstance(value, Markup) else clean(value)
 
 
 def prose(value: str) -> Markup:
     """Return a sentence as HTML, with times and numbers that no line end divides."""
-    sentence = re.sub(r"(?<=\d) (?=(s|min|h|d|MiB)\b)", "\N{NO-BREAK SPACE}", escape(words.clean(value)))
+    sentence = re.sub(r"(?<=\d) (?=(s|min|h|d|MiB)\b)", "\N{NO-BREAK SPACE}", escape(clean(value)))
     return Markup(re.sub(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", r"<time>\g<0></time>", sentence))
 
 

@@ -1,18 +1,12 @@
-"""How values are written in a report: one line that is safe to print, and times, sizes and counts for a reader."""
+"""How values are written in a report: times, sizes and counts for a reader."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 # From here on seconds alone tell a person little.
 MINUTES = 120
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-
-
-def clean(value: Any) -> str:
-    """Return a value as one line that is safe to print: each control character is replaced by one sign."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
 
 
 def clipped(value: str, width: int) -> str:
