@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ansible_collections.quantdesk.redis.plugins.module_utils import redis_acl
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_built_in import BY_NAME
 from ansible_collections.quantdesk.redis.plugins.test import inputs
 
 from .defaults import default_text
@@ -13,8 +14,7 @@ from .model import Adopted, Input
 from .survey import Server
 from .words import one_line
 
-# Users of the role's own. The old password of the first ones stays accepted: it opens no more than it did.
-OWN_USERS = ("default", "app", "exporter", "admin", "backup", "replica", "sentinel")
+# Users of the role's own whose old password stays accepted: it opens no more than it did.
 KEPT_USERS = ("default", "app", "exporter")
 CONTROLS_OF_OPEN_DEFAULT = (17,)
 
@@ -76,7 +76,7 @@ def user_inputs(server: Server) -> Adopted:
             found += default_user(user, rules)
         if name in KEPT_USERS and user.hashes:
             hashes[name] = sorted(user.hashes)
-        if name in OWN_USERS:
+        if name in BY_NAME:
             if name != "default":
                 kept = "its old password stays accepted" if name in hashes else "its old password is not accepted"
                 found.changes.append(f"{shown}: the bundle has one of this name, with rights of its own; {kept}")
