@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_built_in import BY_NAME
 from ansible_collections.quantdesk.redis.plugins.plugin_utils.adoption import directives, files
 from ansible_collections.quantdesk.redis.plugins.plugin_utils.adoption.judgement import judge
 from ansible_collections.quantdesk.redis.plugins.plugin_utils.adoption.rendering import (
@@ -20,7 +21,6 @@ from ansible_collections.quantdesk.redis.plugins.plugin_utils.adoption.rendering
     as_next_steps,
     as_summary,
 )
-from ansible_collections.quantdesk.redis.plugins.plugin_utils.adoption.users import OWN_USERS
 from ports import free_port
 from test_bad_input import SECRET, names, run, variables
 
@@ -324,7 +324,7 @@ def test_a_user_keeps_its_rights_and_its_password_or_is_named(
 
 
 def test_users_of_the_role_s_own_names_keep_a_password_only_where_it_opens_no_more_than_before() -> None:
-    users = [{"name": name, "rules": f"on #{HASH} ~* &* +@all"} for name in OWN_USERS]
+    users = [{"name": name, "rules": f"on #{HASH} ~* &* +@all"} for name in BY_NAME]
     found = instance(users=users)
     assert found["previous_hashes"] == {"default": [HASH], "app": [HASH], "exporter": [HASH]}
     assert "extra_users" not in found
