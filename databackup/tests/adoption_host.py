@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ports import free_port
 
-from databackup.redis import adoption, rdb
-from databackup.redis.adoption import Adoption, Plan
+from databackup.redis import rdb
+from databackup.redis.adoption import Adoption
+from databackup.redis.adoption_plan import KEEP, Plan
 from databackup.redis.replication import Snapshot
 from databackup.redis.resp import Client
 from databackup.redis.server import Configuration
@@ -95,7 +96,7 @@ class Host:
     old_settings: dict[str, str] = field(default_factory=dict)
     # The same data folder, configuration and unit for both, as where Debian's own server is taken over.
     together: bool = False
-    mode: str = adoption.KEEP
+    mode: str = KEEP
     appendonly: str = "yes"
     maxmemory: str = "64mb"
 

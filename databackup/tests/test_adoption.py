@@ -17,6 +17,7 @@ from adoption_host import ADMIN, OLD, Host
 from databackup.errors import Failed
 from databackup.redis import adoption, rdb
 from databackup.redis.adoption import Adoption
+from databackup.redis.adoption_plan import REPLACE
 from host import wait_for
 
 pytestmark = pytest.mark.slow
@@ -76,7 +77,7 @@ def test_all_keys_are_in_the_new_server_and_after_its_restart(make: Callable[...
 
 
 def test_set_aside_whole_the_new_server_is_empty(make: Callable[..., Host]) -> None:
-    host = make(mode=adoption.REPLACE, together=True, old_settings={"save": '""'})
+    host = make(mode=REPLACE, together=True, old_settings={"save": '""'})
     host.fill(50)
     before = host.digest(host.old())
     done = host.adoption().run()

@@ -12,29 +12,26 @@ new server meanwhile.
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
-import re
 import shutil
-import signal
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from grp import getgrnam
 from pathlib import Path
 from pwd import getpwnam
 from typing import Any, Protocol
 
-from databackup import journal, programs, restore, service
+from databackup import journal, restore
 from databackup.errors import Failed
 from databackup.journal import Journal, Say
-from databackup.owner import Owner, plain, remove
+from databackup.owner import plain, remove
 from databackup.redis import rdb
+from databackup.redis.adoption_files import copy, open_folder, owner_of, swap
+from databackup.redis.adoption_plan import KEEP, REPLACE, Plan
+from databackup.redis.old_server import Old, old_of
 from databackup.redis.replication import Snapshot
 from databackup.redis.resp import Client, ErrorReply, ProtocolError
 from databackup.redis.restore import SLACK, Service, Target
@@ -43,23 +40,12 @@ from databackup.service import Unit
 from databackup.settings import Source
 
 FOLDER = Path("/var/lib/redis-adoption")
-KEEP, REPLACE = "keep", "replace"
 # All data of a server that was set aside.
 ALL = "all.rdb"
 # Seconds for which clients' writes wait at a time: as long as they may wait if this program is killed.
 PAUSE = 15.0
-# Seconds in which a stopped server must have ended.
-STOP = 600.0
-# renameat2(2): both names are exchanged at once.
-RENAME_EXCHANGE = 2
-AT_FDCWD = -100
-
-
-class Old(service.Service, Protocol):
-    """What runs the old server."""
-
-    def disable(self) -> None: ...
-    def enable(self) -> None: ...
+# Seconds in which a save of the old server must have ended.
+SAVE = 600.0
 
 
 class New(Service, Protocol):
@@ -70,130 +56,9 @@ class New(Service, Protocol):
     def reload(self) -> None: ...
 
 
-class Loose:
-    """An old server without a unit. It is started again with its file, or with the settings that it had."""
-
-    def __init__(self, pid: int, command: list[str], user: str, folder: str, name: str) -> None:
-        """`command` starts it again, as `user` and in `folder`."""
-        self.pid = pid
-        self.command = command
-        self.user = user
-        self.folder = folder
-        self.unit = f"redis-before-{name}.service"
-
-    def _started_again(self) -> bool:
-        done = subprocess.run(["systemctl", "is-active", "--quiet", self.unit], check=False)
-        return done.returncode == 0
-
-    def _lives(self) -> bool:
-        try:
-            return (
-                Path(f"/proc/{self.pid}/comm")
-                .read_text(encoding="utf-8", errors="replace")
-                .startswith(("redis", "valkey", "keydb"))
-            )
-        except OSError:
-            return False
-
-    def active(self) -> bool:
-        """Return whether it runs."""
-        return self._lives() or self._started_again()
-
-    def stop(self) -> None:
-        """End it, and wait until it has ended."""
-        if self._started_again():
-            subprocess.run(["systemctl", "stop", self.unit], check=False)
-        if not self._lives():
-            return
-        os.kill(self.pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP
-        while self._lives():
-            if time.monotonic() > deadline:
-                raise Failed(f"the old server, process {self.pid}, does not end after {STOP:.0f} s")
-            time.sleep(0.02)
-
-    def start(self, seconds: float) -> None:
-        """Start it as a transient unit of systemd's; raises Failed when that is refused."""
-        done = programs.run(
-            [
-                *("systemd-run", "--quiet", "--collect", f"--unit={self.unit}", f"--uid={self.user}"),
-                *(f"--working-directory={self.folder}", "--property=Type=exec", *self.command, "--daemonize", "no"),
-            ]
-        )
-        if done.returncode != 0:
-            raise Failed(f"the old server cannot be started again: {done.stderr.strip()}")
-
-    def disable(self) -> None:
-        """Do nothing: no boot starts it."""
-
-    def enable(self) -> None:
-        """Do nothing, likewise."""
-
-
-def owner_of(path: Path) -> Owner | None:
-    """Return whose a folder is; None where it is not there, or nobody's."""
-    with suppress(OSError, KeyError):
-        return Owner(path.owner())
-    return None
-
-
-def open_folder(path: Path) -> None:
-    """Make a folder that all may read, whatever this program's umask says; leave one that is there as it is."""
-    if not path.exists():
-        path.mkdir()
-        path.chmod(0o755)
-
-
 def boot_id() -> str:
     """Return what differs with each boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8", errors="replace").strip()
-
-
-def swap(one: Path, other: Path) -> None:
-    """Exchange two names in one step; raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), str(other))
-
-
-def copy(source: Path, target: Path, uid: int, gid: int, mode: int) -> None:
-    """Put a copy in a file's place, complete and on the disk before it has its name."""
-    partial = target.with_name(f".{target.name}.adoption")
-    partial.unlink(missing_ok=True)
-    with source.open("rb") as read, partial.open("xb") as written:
-        shutil.copyfileobj(read, written, 1 << 20)
-        written.flush()
-        os.fsync(written.fileno())
-        # By the open file: its name may be another one's by now.
-        os.fchown(written.fileno(), uid, gid)
-        os.fchmod(written.fileno(), mode)
-    partial.replace(target)
-
-
-@dataclass
-class Plan:
-    """What the role has prepared; the values of `old` are those of the module redis_survey."""
-
-    name: str
-    mode: str
-    # As a source of kind redis: unit, command, config_file, data, user, server and so on.
-    options: dict[str, Any]
-    # {staged, path, owner, group, mode} of each file of the new server, its unit last.
-    files: list[dict[str, str]]
-    old: dict[str, Any]
-    # Tried in this order, each {username, password}; none at all is tried first.
-    logins: list[dict[str, str]] = field(default_factory=list)
-    # digest, or count.
-    verify: str = "digest"
-
-    @classmethod
-    def load(cls, path: Path) -> Plan:
-        """Read it; raises Failed."""
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise Failed(f"{path}: {error}; the role redis writes it") from None
 
 
 class Adoption:
@@ -317,7 +182,7 @@ class Adoption:
         """
         if self._appends:
             return
-        until = time.monotonic() + STOP
+        until = time.monotonic() + SAVE
         while True:
             with self.ask() as client:
                 if info(client, "persistence").get("rdb_bgsave_in_progress", "0") == "0":
@@ -666,22 +531,3 @@ def undo(path: Path, say: Say) -> dict[str, Any]:
     if done:
         say(done)
     return {"done": done, "changed": bool(done)}
-
-
-def old_of(plan: Plan) -> Old:
-    """Return what runs the old server of a plan."""
-    old = plan.old
-    # A transient unit is gone when it ends: such a server is started again as one without a unit.
-    if old.get("unit", "").endswith(".service") and not str(old.get("unit_file", "")).startswith("/run/"):
-        return Unit(old["unit"], [])
-    program = Path(old["program"].removesuffix(" (deleted)"))
-    # Debian's server is a link to redis-check-rdb, which does something else under its own name.
-    named = program.with_name("redis-server")
-    command = [str(named if program.name == "redis-check-rdb" and named.exists() else program)]
-    if old["config_file"]:
-        command.append(old["config_file"])
-    else:
-        for name, value in old["settings"].items():
-            for line in value if isinstance(value, list) else [value]:
-                command += [f"--{name}", *re.split(r"\s+", str(line))]
-    return Loose(old["pid"], command, old["user"], old["cwd"], plan.name)
