@@ -19,6 +19,7 @@ from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from authority import LOOPBACK, Authority
 from conftest import HANG
 from postgres import PASSWORD, Postgres
 from quantdesk.database import clock, engine
@@ -28,7 +29,6 @@ from quantdesk.database.sessions import EXPIRED_BATCH
 from quantdesk.database.tables import sessions
 from quantdesk.database.transactions import Unavailable
 from quantdesk.trading import KeyReused, OrderRequest, PositionRefused, UnknownSymbol
-from test_tls import LOOPBACK, Authority
 
 ID = "i" * 43
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from authority import Authority
 from quantdesk.database.postgres_address import parse_address
 from quantdesk.settings import SettingsError, load_settings
-from test_tls import Authority
 
 SECRET = "hunter2hunter2"
 

@@ -12,13 +12,13 @@ import hiredis
 import pytest
 from redis import Redis, RedisError
 
+from authority import LOOPBACK, Authority
 from conftest import HANG, Running, Server, Start, command, free_port, state_messages, until
 from quantdesk.redis import probe
 from quantdesk.redis import sentinel as sentinels
 from quantdesk.redis.bus import RESET_STATS
 from quantdesk.redis.sentinel import NoPrimary, Primary, find_primary
 from quantdesk.settings import load_settings
-from test_tls import LOOPBACK, Authority
 
 MASTER = "quantdesk"
 READERS = 4

@@ -13,11 +13,11 @@ import pytest
 import uvicorn
 from cryptography import x509
 
+from authority import LOOPBACK, Authority
 from conftest import until
 from processes import HANDSHAKE, Client, Process, client, request
 from quantdesk.settings import TlsSettings
 from quantdesk.web.server.tls import TlsListener, TlsServer, tls_context
-from test_tls import LOOPBACK, Authority
 
 NAME = x509.DNSName("app1")
 
