@@ -84,7 +84,7 @@ def survey(backends: str) -> dict[str, Any]:
 def test_the_application_takes_tls_alone_once_every_balancer_speaks_it(
     tmp_path: Path, before: tuple[str, str], after: tuple[str, str], limit: str, switched: bool
 ) -> None:
-    _, balancers, app = yaml.safe_load((PROJECT / "playbooks/load_balancer.yml").read_text())
+    balancers, app = yaml.safe_load((PROJECT / "playbooks/parts/load_balancer.yml").read_text())
     asking = balancers["tasks"][-1]
     known = {"ansible.builtin.set_fact": {"host_survey": "{{ before }}", "cacheable": True}}
     asking["block"] = [

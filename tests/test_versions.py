@@ -35,12 +35,12 @@ def test_a_lock_has_hashes_and_names_no_index(lock: Path) -> None:
 # for hosts that the preflight refuses. backup_maintain.yml is run by a timer, whatever other hosts are like just then.
 ALONE = {"adopt.yml", "backup_maintain.yml", "restore.yml", "repair.yml"}
 # Plays that backup.yml and rebuild.yml share. To run them alone is for docs/recovery.md to say.
-PARTS = {"app_release.yml", "backup_migrate.yml", "backup_prepare.yml", "backup_service.yml", "rebuild_phase.yml"}
+SHARED = {"backup_migrate.yml", "backup_prepare.yml"}
 
 
 @pytest.mark.parametrize("playbook", sorted((PROJECT / "playbooks").glob("*.yml")), ids=lambda path: path.name)
 def test_every_playbook_begins_with_the_preflight(playbook: Path) -> None:
-    if playbook.name in {"preflight.yml", *ALONE, *PARTS}:
+    if playbook.name in {"preflight.yml", *ALONE, *SHARED}:
         return
     first = yaml.safe_load(playbook.read_text())[0]["ansible.builtin.import_playbook"]
     while first != "preflight.yml":

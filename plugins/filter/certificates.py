@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +271,18 @@ def ca_fault(ca: str) -> str:
     return "" if "" in faults else f"ca {faults[0]}"
 
 
+def wanted_files(install: Iterable[Mapping[str, str]], folder: str, group: str) -> list[dict[str, str]]:
+    """Return the files of a host for `as_surveyed`; without a content where the controller has no such file."""
+    found = []
+    for file in install:
+        wanted = {"path": f"{folder}/{file['name']}", "mode": file["mode"]}
+        wanted["group"] = group if file["name"] == "host.key" else "root"
+        path = Path(file["src"])
+        wanted["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+        found.append(wanted)
+    return found
+
+
 class FilterModule:
     """What Ansible loads."""
 
@@ -287,4 +299,5 @@ class FilterModule:
             "certificates_fingerprint": fingerprint_of,
             "certificates_ca_fault": ca_fault,
             "certificates_files_fault": files_fault,
+            "certificates_wanted_files": wanted_files,
         }

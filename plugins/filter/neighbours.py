@@ -5,6 +5,7 @@ Each returns a text for the report, or nothing. A host that was not asked has no
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -355,12 +356,28 @@ def foreign_table(survey: Survey, table: str) -> str:
     return ", ".join(text for text in same if text.startswith("table inet "))
 
 
+def as_surveyed(files: Iterable[Mapping[str, str]], survey: Mapping[str, Any]) -> bool:
+    """Return whether a host had all files as they are to be when it was surveyed; false where that is not known.
+
+    Each has a `path`, and `content` or its `sha256`, but for a folder; owner and group root and mode 0644 are usual.
+    """
+    seen = survey.get("files", {})
+    for file in files:
+        digest = hashlib.sha256(file["content"].encode()).hexdigest() if "content" in file else file.get("sha256", "")
+        usual = {"owner": "root", "group": "root", "mode": "0644"}
+        wanted = {"sha256": digest, **{name: file.get(name, value) for name, value in usual.items()}}
+        if seen.get(file["path"]) != wanted:
+            return False
+    return True
+
+
 class FilterModule:
     """Gives the filters their names."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return them by name."""
         return {
+            "as_surveyed": as_surveyed,
             "cluster_of": cluster_of,
             "cut_off": cut_off,
             "doubtful_ports": doubtful_ports,

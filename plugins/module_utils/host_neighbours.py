@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 import os
@@ -9,7 +10,9 @@ import pwd
 import re
 import shutil
 import socket
+import stat
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -516,9 +519,30 @@ def forwarding(root: str = "/") -> Json:
     }
 
 
-def survey(marker: str) -> Json:
-    """Return all of it."""
+def states(paths: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return by path owner, group and mode of plain files and folders that can be read, and the digest of a file."""
+    found = {}
+    for path in paths:
+        try:
+            about = os.lstat(path)
+            if stat.S_ISREG(about.st_mode):
+                digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            elif stat.S_ISDIR(about.st_mode):
+                digest = ""
+            else:
+                continue
+            owner, group = pwd.getpwuid(about.st_uid).pw_name, grp.getgrgid(about.st_gid).gr_name
+        except (OSError, KeyError):
+            continue
+        found[path] = {"sha256": digest, "owner": owner, "group": group, "mode": f"{stat.S_IMODE(about.st_mode):04o}"}
+    return found
+
+
+def survey(marker: str, files: Iterable[str] = ()) -> Json:
+    """Return all of it; `files` are paths whose state is wanted."""
     return {
+        "files": states(files),
+        "nft": shutil.which("nft") is not None,
         "ssh_connection": ssh_connection(),
         "listeners": [asdict(found) for found in listeners()],
         "users": users(),

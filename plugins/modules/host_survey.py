@@ -16,6 +16,12 @@ options:
     description: The text by which files of this bundle are known.
     type: str
     default: Ansible managed
+  files:
+    description:
+      - Files and folders whose state is of interest. Owner, group and mode are returned, of a file its SHA-256, too.
+    type: list
+    elements: path
+    default: []
 author: The quantdesk-redis maintainers (!UNKNOWN)
 """
 
@@ -53,9 +59,13 @@ from ansible_collections.quantdesk.redis.plugins.module_utils.host_neighbours im
 def main() -> None:
     """Run as Ansible runs a module."""
     module = AnsibleModule(
-        argument_spec={"marker": {"type": "str", "default": "Ansible managed"}}, supports_check_mode=True
+        argument_spec={
+            "marker": {"type": "str", "default": "Ansible managed"},
+            "files": {"type": "list", "elements": "path", "default": []},
+        },
+        supports_check_mode=True,
     )
-    found = survey(module.params["marker"])
+    found = survey(module.params["marker"], module.params["files"])
     shown = {name: found[name] for name in ("listeners", "ssh_connection")}
     module.exit_json(changed=False, ansible_facts={"host_survey": found}, **shown)
 
