@@ -1,14 +1,12 @@
-"""Do once what each task of each run would do again: load Ansible's plugins, pack its modules, compile templates.
+"""Do once what each of many runs would do again: pack modules, compile templates.
 
-A task is a process of its own, forked from the run's: what that one has loaded, each of them has. Left alone, the first
-template in every task loads all filters and tests, every run packs each module with all that it imports, and looks for
-results a thousand times a second, and each task compiles each template and expression that it meets: together half of
-the controller's work. What a host is sent is the same.
+Left alone, every run packs each module with all that it imports, and each task compiles each template and expression
+that it meets. What a host is sent is the same. What each task of one run would do again is load_once's concern, beside
+the playbooks.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import marshal
 import os
@@ -18,9 +16,7 @@ from typing import Any
 
 from ansible import constants
 from ansible._internal._templating._jinja_bits import _TemplateCompileContext
-from ansible.plugins import loader
 from ansible.plugins.callback import CallbackBase
-from ansible.template import Templar, trust_as_template
 from jinja2 import Environment
 from jinja2.environment import TemplateExpression
 
@@ -124,22 +120,3 @@ class CallbackModule(CallbackBase):
         Path(folder).mkdir(parents=True, exist_ok=True)
         # Ansible locks each module there, so runs wait for each other. At the end the link goes, not the folder.
         Path(constants.DEFAULT_LOCAL_TMP, "ansiballz_cache").symlink_to(folder)
-        # How often a run looks whether a task has ended: a thousand times a second costs more than all that it finds.
-        constants.DEFAULT_INTERNAL_POLL_INTERVAL = 0.01
-        # Any filter and any test, as looking for one loads them all: Ansible's, and the collection's.
-        Templar(loader=playbook._loader).template(trust_as_template("{{ 1 | int is eq 1 }}"))
-        loader.filter_loader.get("quantdesk.redis.redis_bytes")
-        loader.test_loader.get("quantdesk.redis.port")
-        for name in ("ssh", "local"):
-            loader.connection_loader.get(name, class_only=True)
-        loader.become_loader.get("sudo", class_only=True)
-        loader.shell_loader.get("sh", class_only=True)
-        for name in ("quantdesk.redis.checks", "command", "copy", "normal", "template"):
-            loader.action_loader.get(name, class_only=True)
-        for name in ("quantdesk.redis.redis_instance", "env", "file", "template"):
-            loader.lookup_loader.get(name, class_only=True)
-        # What is there now stays. Each process that looks for garbage in it would write on all of these pages, which a
-        # fork then has to copy; and a task ends before it has made much.
-        gc.collect()
-        gc.freeze()
-        os.register_at_fork(after_in_child=gc.disable)

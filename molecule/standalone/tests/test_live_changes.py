@@ -158,7 +158,8 @@ def live(redis1: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cha
     try:
         with working_client() as lines:
             result = converge(**inputs)
-        assert changed(result.stdout)["redis1"] >= 5
+        # Its files, its instance, its packet filter.
+        assert changed(result.stdout)["redis1"] >= 3
         slowest(lines)
         yield made
     finally:
