@@ -46,7 +46,7 @@ def test_what_redis_plants_moves_nothing_to_etc(redis1: Host, planted: None) -> 
     # At the next boot, by hand, and by a restore.
     redis1.run("systemctl start databackup-recover.service")
     said = redis1.run("databackup recover redis")
-    assert "no restore was interrupted" in said.stderr
+    assert "no interrupted restore" in said.stderr
     assert "is not of this program, and is not read" in said.stderr
     result = playbook("restore.yml", "-e", "restore_target=redis1", "-e", "restore_confirm=true")
     assert result.returncode != 0
