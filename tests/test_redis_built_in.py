@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from ports import free_port
 
 from conftest import PROJECT, ansible_plays, load, start
 
+readme = load("docs/role_readme.py")
 records = load("plugins/module_utils/redis_built_in.py")
 resp = load("plugins/module_utils/resp.py")
 
 ROLE = PROJECT / "roles/redis"
-SPEC = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+SPEC = readme.read_spec(ROLE)["options"]
 DEFAULTS = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
 INSTANCE = (PROJECT / "playbooks/tasks/redis_instance.yml").read_text()
 INPUTS = sorted({name for user in records.BUILT_IN for name in user.inputs})
@@ -27,7 +29,7 @@ RIGHTS = [(user.name, right.name) for user in records.BUILT_IN for right in user
 def values(**changes: Any) -> dict[str, Any]:
     """Return the inputs as the role's defaults have them, for an environment `lab`, with a password for everybody."""
     known = {name: DEFAULTS.get(name) for name in INPUTS}
-    text: dict[str, Any] = yaml.safe_load(yaml.safe_dump(known).replace("{{ env_name }}", "lab"))
+    text: dict[str, Any] = json.loads(json.dumps(known).replace("{{ env_name | default('production') }}", "lab"))
     passwords = {user.password: f"{user.name}-0123456789abcdef" for user in records.BUILT_IN}
     return {**text, **passwords, **changes}
 

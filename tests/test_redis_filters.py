@@ -11,6 +11,7 @@ import yaml
 
 from conftest import PROJECT, ansible, ansible_plays, load
 
+readme = load("docs/role_readme.py")
 redis = load("plugins/filter/redis.py")
 
 
@@ -56,7 +57,7 @@ def test_the_playbooks_pass_every_input_of_an_instance() -> None:
     tasks = yaml.safe_load((PROJECT / "playbooks/tasks/redis_instance.yml").read_text())
     names = {f"redis_{name}" for name in redis.instance_inputs()}
     assert tasks[0]["vars"] == {name: f"{{{{ lookup('quantdesk.redis.redis_instance', '{name}') }}}}" for name in names}
-    spec = yaml.safe_load(redis.SPEC.read_text())["argument_specs"]["main"]["options"]
+    spec = readme.read_spec(redis.SPEC.parents[1])["options"]
     assert set(spec) > redis.HOST_WIDE
 
 
@@ -192,7 +193,7 @@ def test_a_secret_on_a_command_line_or_in_a_file_is_found(tmp_path: Path) -> Non
         code, output = ansible("ansible-playbook", "-vvv", playbook)
     finally:
         process.terminate()
-        process.wait(10)
+        process.communicate(timeout=10)
     assert code == 0, output
     assert f"first in the command line of {process.pid} (sh)" in output
     assert f"second in {file}" in output

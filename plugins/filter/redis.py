@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible.errors import AnsibleFilterError
+from ansible.parsing.dataloader import DataLoader
 from ansible.template import trust_as_template
 from ansible_collections.quantdesk.redis.plugins.module_utils.redis_built_in import BUILT_IN, BY_NAME
 
@@ -33,7 +33,8 @@ HOST_WIDE = {
 @cache
 def instance_inputs() -> frozenset[str]:
     """Return the inputs of the role redis that instances of a host may have otherwise, as an instance names them."""
-    spec = yaml.safe_load(SPEC.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
+    # Its defaults have tags of Ansible.
+    spec = DataLoader().load_from_file(str(SPEC))["argument_specs"]["main"]["options"]
     return frozenset(name.removeprefix("redis_") for name in spec if name not in HOST_WIDE)
 
 
