@@ -375,7 +375,7 @@ def test_a_certificate_that_is_not_taken_over_stops_nothing(
     Path(params["environment"]["path"]).write_text(text)
     ended = run(params, environment_text=text, timeout=0.1)
     assert ended.failed
-    assert "goes on with another certificate than /host.crt" in ended.answer["msg"]
+    assert "continues with another certificate than /host.crt" in ended.answer["msg"]
     assert ended.answer["now"] == "No instance was restarted: running ones continue."
 
 
