@@ -92,15 +92,31 @@ class Traffic:
             try:
                 if closed(connection):
                     connection.close()
-                connection.request(request.method, request.path, request.body, request.headers)
-                answer = connection.getresponse()
-                answer.read()
-                outcome = str(answer.status)
+                outcome = self._answer(connection, request)
             except (OSError, http.client.HTTPException) as error:
                 outcome = f"{request.method} {type(error).__name__}: {error}"
                 connection.close()
             self._count(request, outcome, time.monotonic() - began)
         connection.close()
+
+    def _answer(self, connection: http.client.HTTPSConnection, request: Request) -> str:
+        """Return the status of the answer; raises what http.client raises.
+
+        A server may close a kept connection just as a request comes. GET and PUT are sent once more then, on a new one:
+        https://www.rfc-editor.org/rfc/rfc9112#section-9.3.1
+        """
+        kept = connection.sock is not None
+        try:
+            connection.request(request.method, request.path, request.body, request.headers)
+            answer = connection.getresponse()
+        except ConnectionError:
+            if not kept:
+                raise
+            connection.close()
+            connection.request(request.method, request.path, request.body, request.headers)
+            answer = connection.getresponse()
+        answer.read()
+        return str(answer.status)
 
     def _count(self, request: Request, outcome: str, seconds: float) -> None:
         with self._lock:
