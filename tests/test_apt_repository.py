@@ -365,12 +365,12 @@ def role(host: Host, folder: Path, check: bool = False, **inputs: Any) -> dict[s
     package = folder / "package.yml"
     # It would keep services from starting on this very machine.
     package.write_text(re.sub("(?m)^ *policy_rc_d: .*\n", "", (ROLE / "tasks/package.yml").read_text()))
-    parts = [{"name": "quantdesk.redis.redis", "tasks_from": part, "public": True} for part in ("look", "apt")]
+    look = {"name": "quantdesk.redis.redis", "tasks_from": "look", "public": True}
     return {
         "environment": {"APT_CONFIG": str(host.config)},
         "vars": {"ansible_become": False, "private_address": "10.0.0.1", "certificates_path": "/etc/ssl/x", **inputs},
         "tasks": [
-            *({"ansible.builtin.include_role": {**part, "apply": {"check_mode": check}}} for part in parts),
+            {"ansible.builtin.include_role": {**look, "apply": {"check_mode": check}}},
             {"ansible.builtin.include_tasks": {"file": str(package), "apply": {"check_mode": check}}},
         ],
     }
