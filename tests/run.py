@@ -37,7 +37,7 @@ UNIT = ["-p", "no:cacheprovider", "tests"]
 DATABACKUP = ["-c", "databackup/pyproject.toml", "--rootdir", "databackup", "databackup/tests"]
 # Of each run of Ansible: tests/callback has what these are.
 ANSIBLE = {
-    "ANSIBLE_CALLBACK_PLUGINS": f"{PROJECT}/tests/callback:{PROJECT}/playbooks/callback_plugins",
+    "ANSIBLE_CALLBACK_PLUGINS": str(PROJECT / "tests/callback"),
     "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.timer,record_tasks,share_work",
     "TEST_MODULES": str(OUTPUT / "modules"),
     # For modules that run here, as the lab's hosts do by themselves.

@@ -560,7 +560,7 @@ UNTIDY = {
 }
 FAKE = """from ansible.module_utils.basic import AnsibleModule
 import json
-AnsibleModule({{}}).exit_json(**json.loads({!r}))
+AnsibleModule({{"files": {{"type": "list"}}}}).exit_json(**json.loads({!r}))
 """
 BALANCER = {"load_balancer_http_port": 0, "load_balancer_stats_port": 0}
 
@@ -583,7 +583,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     assert set(re.findall(r"changed=(\d+)", done.stdout)) == {"0"}
     assert SECRET[:15] not in done.stdout
     said = " ".join(done.stderr.split())
-    assert "services, on the host: found '3002 of nginx, 443 of nginx'; expected in firewall_allow" in said
+    assert "services, on the host: found '3002 of nginx, 443 of nginx'; expected an item of firewall_allow" in said
     return done.stdout.rsplit("fatal:", 1)[1]
 
 

@@ -110,7 +110,7 @@ def test_waiting_ends_when_the_unit_does(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_old_configuration_is_named_where_there_is_one(tmp_path: Path) -> None:
     config = tmp_path / "redis.conf"
-    assert "put right" in service.advice({"config_file": str(config)})
+    assert "repair the fault" in service.advice({"config_file": str(config)})
     Path(f"{config}.previous").write_text("")
     assert f"{config}.previous" in service.advice({"config_file": str(config)})
 
@@ -138,7 +138,7 @@ def test_data_that_redis_refuses_have_two_ways_out(tmp_path: Path) -> None:
     folder.mkdir()
     params = {"config_file": str(folder / "redis.conf"), "log_file": str(folder / "log"), "unit": "none"}
     assert start_by_hand(folder, port) == 0
-    assert "put right" in service.advice(params)
+    assert "repair the fault" in service.advice(params)
     Path(f"{params['config_file']}.previous").write_text("")
     # In the middle.
     file = next(folder.glob("appendonlydir/*.incr.aof"))

@@ -1,0 +1,1 @@
+../../playbooks/callback_plugins/load_once.py
