@@ -110,7 +110,7 @@ def in_plaintext(admin: str) -> bool:
 
 
 def haproxy(marker: str, path: str = "/etc/haproxy/haproxy.cfg") -> Json:
-    """Return whose HAProxy's configuration is: nobody's (missing), the package's, this bundle's (ours), or foreign."""
+    """Return the owner of HAProxy's configuration: missing, the package's, this bundle's (ours), or foreign."""
     text = text_of(path)
     if not os.path.exists(path):
         return {"file": path, "origin": "missing", "sections": []}

@@ -18,6 +18,21 @@ from ansible_collections.quantdesk.redis.plugins.module_utils.redis_acl import (
 from ansible_collections.quantdesk.redis.plugins.module_utils.resp import Client, ErrorReply, Reply
 
 Users = dict[str, User]
+# The option of a module that takes declared users.
+USERS: dict[str, Any] = {
+    "type": "list",
+    "elements": "dict",
+    "required": True,
+    "options": {
+        "name": {"type": "str", "required": True},
+        "password": {"type": "str", "no_log": True},
+        "previous_password": {"type": "str", "no_log": True},
+        # Long and random: to log in takes the password.
+        "password_hashes": {"type": "list", "elements": "str", "default": [], "no_log": True},
+        "enabled": {"type": "bool", "default": True},
+        "rules": {"type": "str", "required": True},
+    },
+}
 # Rules that are no rights; the module's options say the same.
 STATES = {"on", "off", "nopass", "reset", "resetpass", "sanitize-payload", "skip-sanitize-payload"}
 

@@ -10,6 +10,7 @@ from typing import Any
 from ansible_collections.quantdesk.redis.plugins.module_utils.failed import Failed
 from ansible_collections.quantdesk.redis.plugins.module_utils.redis_acl import AclError, digest, hide, render_file
 from ansible_collections.quantdesk.redis.plugins.module_utils.redis_declared_users import (
+    USERS,
     Users,
     compare,
     loadable,
@@ -31,20 +32,7 @@ from ansible_collections.quantdesk.redis.plugins.module_utils.sendable import se
 
 OPTIONS: dict[str, Any] = {
     "path": {"type": "path", "required": True},
-    "users": {
-        "type": "list",
-        "elements": "dict",
-        "required": True,
-        "options": {
-            "name": {"type": "str", "required": True},
-            "password": {"type": "str", "no_log": True},
-            "previous_password": {"type": "str", "no_log": True},
-            # Long and random: to log in takes the password.
-            "password_hashes": {"type": "list", "elements": "str", "default": [], "no_log": True},
-            "enabled": {"type": "bool", "default": True},
-            "rules": {"type": "str", "required": True},
-        },
-    },
+    "users": USERS,
     "credentials_user": {"type": "str"},
     "server_binary": {"type": "path", "default": "/usr/bin/redis-server"},
     **OWNERSHIP,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.quantdesk.redis.plugins.module_utils.redis_declared_users import USERS
 from ansible_collections.quantdesk.redis.plugins.module_utils.redis_server import SERVER_OPTIONS
 
 # `argument_spec` of an instance.
@@ -29,19 +30,7 @@ INSTANCE_OPTIONS: dict[str, Any] = {
     "exposure": {"type": "float", "required": True},
     "maxmemory": {"type": "int", "required": True},
     "directives": {"type": "dict", "required": True},
-    "users": {
-        "type": "list",
-        "elements": "dict",
-        "required": True,
-        "options": {
-            "name": {"type": "str", "required": True},
-            "password": {"type": "str", "no_log": True},
-            "previous_password": {"type": "str", "no_log": True},
-            "password_hashes": {"type": "list", "elements": "str", "default": [], "no_log": True},
-            "enabled": {"type": "bool", "default": True},
-            "rules": {"type": "str", "required": True},
-        },
-    },
+    "users": USERS,
 }
 
 

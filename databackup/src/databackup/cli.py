@@ -300,7 +300,7 @@ def maintain(arguments: argparse.Namespace) -> dict[str, Any]:
     restic = Restic(repository)
     if not repository.retention:
         return check(arguments)
-    # Of runs that were interrupted: nobody but this host has one here.
+    # Locks of interrupted runs: only this host has any here.
     restic.run("unlock", "--quiet", what="stale locks cannot be removed")
     left = catalog.orphans(restic, datetime.now(UTC) - timedelta(hours=1))
     if left:

@@ -16,7 +16,7 @@ AT_FDCWD = -100
 
 
 def owner_of(path: Path) -> Owner | None:
-    """Return whose a folder is; None where it is not there, or nobody's."""
+    """Return the owner of a folder; None where there is no folder, or no such user."""
     with suppress(OSError, KeyError):
         return Owner(path.owner())
     return None
